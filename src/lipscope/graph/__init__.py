@@ -1,0 +1,7 @@
+"""The network as data, and how it is read from torch."""
+
+from .graph import INPUT, Graph, GraphBuilder, Node, Slopes
+from .simplify import fuse_scalings
+from .torch_import import from_torch
+
+__all__ = ["INPUT", "Graph", "GraphBuilder", "Node", "Slopes", "from_torch", "fuse_scalings"]

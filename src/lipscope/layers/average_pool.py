@@ -1,0 +1,109 @@
+"""Average pooling, global or adaptive: a separable linear map, one small matrix a dimension."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..certified import spectral_norm_upper
+from ..rounding import up_product
+from ..windows import per_dimension
+from .base import Layer, LinearLayer, Shape, TracedCall, torch_rule
+from .reshape import Reshape
+
+
+@dataclass(eq=False)
+class AveragePool(LinearLayer):
+    """y = (A_1 ⊗ … ⊗ A_d) x over the last d dimensions; `first` … are the A_i, each (out, in)."""
+
+    kind = "average pooling"
+    first: Tensor
+    second: Tensor | None = None
+    third: Tensor | None = None
+
+    @property
+    def factors(self) -> list[Tensor]:
+        """The matrices A_1 … A_d."""
+        return [a for a in (self.first, self.second, self.third) if a is not None]
+
+    def apply(self, *vs: Tensor) -> Tensor:
+        return _along_each(vs[0], self.factors)
+
+    def transpose(self, u: Tensor) -> tuple[Tensor, ...]:
+        return (_along_each(u, [a.T for a in self.factors]),)
+
+    def norm(self, shapes: Sequence[Shape]) -> float:
+        """Certified norm: the product of those of the factors (a Kronecker product), entries rounded twice."""
+        return up_product(*(spectral_norm_upper(a, 4 * torch.finfo(torch.float64).eps) for a in self.factors))
+
+
+def _along_each(x: Tensor, factors: list[Tensor]) -> Tensor:
+    dims = len(factors)
+    for i, a in enumerate(factors):
+        axis = x.ndim - dims + i
+        x = torch.movedim(torch.tensordot(x, a, dims=([axis], [1])), -1, axis)
+    return x
+
+
+def _window_matrix(
+    size: int, out_size: int, kernel: int, stride: int, padding: int, count_padding: bool
+) -> Tensor:
+    matrix = torch.zeros(out_size, size, dtype=torch.float64)
+    for row in range(out_size):
+        start = row * stride - padding
+        end = min(start + kernel, size + padding)
+        first, last = max(start, 0), min(end, size)
+        matrix[row, first:last] = 1.0 / ((end - start) if count_padding else max(last - first, 1))
+    return matrix
+
+
+def _adaptive_matrix(size: int, out_size: int) -> Tensor:
+    matrix = torch.zeros(out_size, size, dtype=torch.float64)
+    for row in range(out_size):
+        first, last = row * size // out_size, -(-((row + 1) * size) // out_size)
+        matrix[row, first:last] = 1.0 / (last - first)
+    return matrix
+
+
+@torch_rule(*(f"aten.avg_pool{d}d.default" for d in (1, 2, 3)))
+def _average_pool(call: TracedCall) -> Sequence[Layer]:
+    size, out_size = call.input_shape[1:], call.out_shape[1:]
+    dims = len(size)
+    kernel = per_dimension(call.args[1], dims)
+    stride = per_dimension(call.arg(2, "stride") or kernel, dims)
+    padding = per_dimension(call.arg(3, "padding", 0), dims)
+    count_padding = call.arg(5, "count_include_pad", True)
+    divisor = call.arg(6, "divisor_override")
+    geometry = zip(size, out_size, kernel, stride, padding, strict=True)
+    factors = [_window_matrix(*g, count_padding) for g in geometry]
+    if divisor is not None:
+        factors = [(a > 0).to(a.dtype) for a in factors]
+        factors[0] = factors[0] / divisor
+    return [AveragePool(*factors)]
+
+
+@torch_rule(*(f"aten.adaptive_avg_pool{d}d.default" for d in (1, 2, 3)))
+def _adaptive_average_pool(call: TracedCall) -> Sequence[Layer]:
+    sizes = zip(call.input_shape[1:], call.out_shape[1:], strict=True)
+    return [AveragePool(*(_adaptive_matrix(n, m) for n, m in sizes))]
+
+
+@torch_rule("aten.mean.dim")
+def _mean(call: TracedCall) -> Sequence[Layer]:
+    shape = call.input_shape
+    axes = call.args[1]
+    if axes is None or any(axis % (len(shape) + 1) == 0 for axis in axes):
+        raise call.unsupported("it averages over the batch")
+    averaged = {axis % (len(shape) + 1) - 1 for axis in axes}
+    first = min(averaged)
+    if averaged != set(range(first, len(shape))) or len(averaged) > 3:
+        raise call.unsupported("only means over the last one to three dimensions are supported")
+    factors = [_adaptive_matrix(n, 1) for n in shape[first:]]
+    pool = AveragePool(*factors)
+    pooled = (*shape[:first], *[1] * len(factors))
+    reshaped = call.out_shape != pooled and math.prod(call.out_shape) == math.prod(pooled)
+    return [pool, Reshape(pooled, call.out_shape)] if reshaped else [pool]

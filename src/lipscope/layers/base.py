@@ -1,0 +1,214 @@
+"""What a layer is, and the register of rules that import one from a traced torch operation.
+
+To add a layer type, write one file in this folder (or a class in the file of its kind):
+subclass `LinearLayer` (apply, transpose, and a certified norm if it can be large) or
+`NonlinearLayer` (forward, its slopes, its certified Lipschitz constant), and register how it
+is recognised with `@torch_rule`. Nothing else needs to change.
+
+Tensors are batched in dimension 0; shapes written `*s` leave the batch out. Norms are Euclidean.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Self
+
+import torch
+from torch import Tensor
+
+from ..certified import spectral_norm_upper
+from ..errors import UnsupportedLayerError
+from ..rounding import up_product
+from ..slopes import Slope
+
+Shape = tuple[int, ...]
+
+MATERIALISE_BELOW = 1024
+"""A linear layer with at most this many inputs or outputs may be certified through its dense matrix."""
+
+
+class Layer(ABC):
+    """One node's operation on batched tensors."""
+
+    kind: ClassVar[str]
+    """The word users know it by, as printed in tables."""
+
+    @abstractmethod
+    def forward(self, *xs: Tensor) -> Tensor:
+        """The value, batched."""
+
+    @abstractmethod
+    def lipschitz(self, bounds: Sequence[float], shapes: Sequence[Shape]) -> float:
+        """Certified Lipschitz constant of the output, given certified ones of each input (all of the network's input)."""
+
+    def to(self, dtype: torch.dtype, device: torch.device | str) -> Self:
+        """A copy whose floating-point tensors have the dtype and device."""
+        changes: dict[str, Any] = {}
+        for field in dataclasses.fields(self):  # type: ignore[arg-type]
+            value = getattr(self, field.name)
+            if isinstance(value, Tensor):
+                changes[field.name] = value.to(device, dtype if value.is_floating_point() else None)
+            elif isinstance(value, Layer):
+                changes[field.name] = value.to(dtype, device)
+        return dataclasses.replace(self, **changes)  # type: ignore[type-var]
+
+    def parameters(self) -> list[Tensor]:
+        """The tensors the layer holds (weights, offsets)."""
+        values = [getattr(self, field.name) for field in dataclasses.fields(self)]  # type: ignore[arg-type]
+        nested = [p for v in values if isinstance(v, Layer) for p in v.parameters()]
+        return [v for v in values if isinstance(v, Tensor)] + nested
+
+
+class LinearLayer(Layer):
+    """An affine layer: forward(x) = apply(x) + offset, with `transpose` the adjoint of `apply`."""
+
+    offset: Tensor | None = None
+
+    @abstractmethod
+    def apply(self, *vs: Tensor) -> Tensor:
+        """The linear part T v, batched."""
+
+    @abstractmethod
+    def transpose(self, u: Tensor) -> tuple[Tensor, ...]:
+        """Tᵀ u, batched: one tensor for each input."""
+
+    def forward(self, *xs: Tensor) -> Tensor:
+        y = self.apply(*xs)
+        return y if self.offset is None else y + self.offset
+
+    def norm(self, shapes: Sequence[Shape]) -> float:
+        """Certified upper bound of the spectral norm of T on an input of the given per-sample shape.
+
+        The default writes T out as a dense matrix, which is tight and proves any layer that is small.
+
+        Raises:
+            NotImplementedError: the layer is too large for a dense matrix and has no norm of its own.
+        """
+        (shape,) = shapes
+        matrix = self.matrix(shape)
+        if matrix is None:
+            raise NotImplementedError(f"{type(self).__name__} on {shape} is too large for a dense norm")
+        return spectral_norm_upper(matrix)
+
+    def matrix(self, shape: Shape) -> Tensor | None:
+        """T as a dense float64 matrix (its transpose if that is smaller), or None if it would be large.
+
+        Every product with a unit vector is exact, so the entries carry no rounding.
+        """
+        exact = self.to(torch.float64, "cpu")
+        columns = math.prod(shape)
+        probe = exact.apply(torch.zeros(1, *shape, dtype=torch.float64))
+        rows = math.prod(probe.shape[1:])
+        if min(rows, columns) > MATERIALISE_BELOW or rows * columns > MATERIALISE_BELOW**2 * 16:
+            return None
+        if columns <= rows:
+            eye = torch.eye(columns, dtype=torch.float64).reshape(columns, *shape)
+            return exact.apply(eye).flatten(1)
+        eye = torch.eye(rows, dtype=torch.float64).reshape(rows, *probe.shape[1:])
+        return exact.transpose(eye)[0].flatten(1)
+
+    def lipschitz(self, bounds: Sequence[float], shapes: Sequence[Shape]) -> float:
+        (bound,) = bounds
+        return 0.0 if bound == 0.0 else up_product(bound, self.norm(shapes))
+
+
+class NonlinearLayer(Layer):
+    """A one-input layer that acts on differences through slopes."""
+
+    @abstractmethod
+    def linearize(self, x: Tensor) -> tuple[Tensor, Slope]:
+        """The value at x and the slopes there."""
+
+    @abstractmethod
+    def secant(self, x1: Tensor, x2: Tensor) -> Slope:
+        """Slopes D with D (x₁ − x₂) = forward(x₁) − forward(x₂), within the slopes the layer can take."""
+
+    @abstractmethod
+    def constant(self, shape: Shape) -> float:
+        """Certified Lipschitz constant of the layer on an input of the given per-sample shape."""
+
+    def lipschitz(self, bounds: Sequence[float], shapes: Sequence[Shape]) -> float:
+        (bound,), (shape,) = bounds, shapes
+        return 0.0 if bound == 0.0 else up_product(bound, self.constant(shape))
+
+
+@dataclass(frozen=True)
+class Reference:
+    """In a traced call, an argument that depends on the network's input."""
+
+    node: int
+    shape: Shape
+
+
+@dataclass(frozen=True)
+class TracedCall:
+    """A traced torch operation as an import rule sees it.
+
+    `args` holds `Reference`s, constant tensors (weights) and Python values; `out_shape` leaves
+    the batch out. `place` is where it stands in the model, for error messages.
+    """
+
+    op: str
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    out_shape: Shape
+    place: str
+
+    def arg(self, index: int, name: str, default: Any = None) -> Any:
+        """A positional or keyword argument."""
+        if index < len(self.args):
+            return self.args[index]
+        return self.kwargs.get(name, default)
+
+    @property
+    def references(self) -> list[Reference]:
+        """The arguments that depend on the input, in order, lists flattened."""
+        found: list[Reference] = []
+        for value in (*self.args, *self.kwargs.values()):
+            entries = value if isinstance(value, (list, tuple)) else [value]
+            found += [entry for entry in entries if isinstance(entry, Reference)]
+        return found
+
+    @property
+    def input_shape(self) -> Shape:
+        """Per-sample shape of the only input-dependent argument."""
+        if len(self.references) != 1:
+            raise self.unsupported("it combines several tensors that depend on the input")
+        return self.references[0].shape
+
+    def weight(self, index: int, name: str) -> Tensor:
+        """An argument that must be a constant tensor."""
+        value = self.arg(index, name)
+        if not isinstance(value, Tensor):
+            raise self.unsupported(f"its {name} depends on the input")
+        return value
+
+    def unsupported(self, why: str) -> UnsupportedLayerError:
+        """The error to raise for a form of the operation that no rule covers."""
+        return UnsupportedLayerError(
+            f"unsupported operation {self.op} at {self.place}: {why}. Replace it by a supported layer, "
+            "or add a rule for it (see “Adding a layer” in the documentation)"
+        )
+
+
+Rule = Callable[[TracedCall], Sequence[Layer]]
+"""Turns a call into the chain of layers that computes it; an empty chain means identity."""
+
+TORCH_RULES: dict[str, Rule] = {}
+
+
+def torch_rule(*ops: str) -> Callable[[Rule], Rule]:
+    """Register a rule for the traced operations named, such as "aten.relu.default"."""
+
+    def register(rule: Rule) -> Rule:
+        for op in ops:
+            if op in TORCH_RULES:
+                raise ValueError(f"two import rules for {op}")
+            TORCH_RULES[op] = rule
+        return rule
+
+    return register

@@ -1,0 +1,56 @@
+"""Dense (fully connected) layers, also applied along the last dimension of tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+from torch.nn import functional
+
+from ..certified import spectral_norm_upper
+from .base import Layer, LinearLayer, Shape, TracedCall, torch_rule
+
+
+@dataclass(eq=False)
+class Dense(LinearLayer):
+    """y = W x + b on the last dimension. `weight` (out, in), `offset` (out,) or None."""
+
+    kind = "dense"
+    weight: Tensor
+    offset: Tensor | None = None
+    relative_error: float = 0.0
+    """Entrywise relative uncertainty of `weight`, not 0 after fusion; the certified norm covers it."""
+
+    def apply(self, *vs: Tensor) -> Tensor:
+        return functional.linear(vs[0], self.weight)
+
+    def transpose(self, u: Tensor) -> tuple[Tensor, ...]:
+        return (u @ self.weight,)
+
+    def norm(self, shapes: Sequence[Shape]) -> float:
+        """Certified spectral norm of W; tokens share it, since the operator is block diagonal."""
+        return spectral_norm_upper(self.weight.detach().cpu(), self.relative_error)
+
+
+@torch_rule("aten.linear.default")
+def _linear(call: TracedCall) -> Sequence[Layer]:
+    call.input_shape  # noqa: B018  refuses a weight that depends on the input
+    return [Dense(call.weight(1, "weight"), call.arg(2, "bias"))]
+
+
+@torch_rule("aten.matmul.default", "aten.mm.default")
+def _matmul(call: TracedCall) -> Sequence[Layer]:
+    call.input_shape  # noqa: B018
+    weight = call.weight(1, "right factor")
+    if weight.ndim != 2:
+        raise call.unsupported("only products with a constant matrix on the right are supported")
+    return [Dense(weight.T.contiguous())]
+
+
+@torch_rule("aten.addmm.default")
+def _addmm(call: TracedCall) -> Sequence[Layer]:
+    call.input_shape  # noqa: B018
+    if call.kwargs:
+        raise call.unsupported("alpha and beta are not supported")
+    return [Dense(call.weight(2, "right factor").T.contiguous(), call.weight(0, "bias"))]

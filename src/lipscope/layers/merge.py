@@ -1,0 +1,85 @@
+"""Layers with several inputs: signed sums and concatenation."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..rounding import up_hypot, up_product, up_sum
+from .base import Layer, LinearLayer, Reference, Shape, TracedCall, torch_rule
+from .scaling import scaling_by_constant
+
+
+@dataclass(eq=False)
+class Sum(LinearLayer):
+    """y = Σ coefficients[i]·x_i over inputs of one shape."""
+
+    kind = "sum"
+    coefficients: tuple[float, ...]
+
+    def apply(self, *vs: Tensor) -> Tensor:
+        total = vs[0] if self.coefficients[0] == 1 else self.coefficients[0] * vs[0]
+        for c, v in zip(self.coefficients[1:], vs[1:], strict=True):
+            total = torch.add(total, v, alpha=c)
+        return total
+
+    def transpose(self, u: Tensor) -> tuple[Tensor, ...]:
+        return tuple(u if c == 1 else c * u for c in self.coefficients)
+
+    def norm(self, shapes: Sequence[Shape]) -> float:
+        """Certified norm √Σcᵢ² on the direct sum of the inputs."""
+        return up_hypot(*self.coefficients)
+
+    def lipschitz(self, bounds: Sequence[float], shapes: Sequence[Shape]) -> float:
+        """Σ|cᵢ|·Lᵢ: the triangle inequality."""
+        return up_sum(*(up_product(abs(c), b) for c, b in zip(self.coefficients, bounds, strict=True)))
+
+
+@dataclass(eq=False)
+class Concatenation(LinearLayer):
+    """The inputs side by side along the per-sample `axis`; `widths` are their sizes there."""
+
+    kind = "concatenation"
+    axis: int
+    widths: tuple[int, ...]
+
+    def apply(self, *vs: Tensor) -> Tensor:
+        return torch.cat(vs, self.axis + 1)
+
+    def transpose(self, u: Tensor) -> tuple[Tensor, ...]:
+        return u.split(self.widths, self.axis + 1)
+
+    def norm(self, shapes: Sequence[Shape]) -> float:
+        return 1.0
+
+    def lipschitz(self, bounds: Sequence[float], shapes: Sequence[Shape]) -> float:
+        """√ΣLᵢ²: the parts are orthogonal."""
+        return up_hypot(*bounds)
+
+
+@torch_rule("aten.add.Tensor", "aten.sub.Tensor", "aten.add.Scalar", "aten.sub.Scalar", "aten.rsub.Scalar")
+def _sum(call: TracedCall) -> Sequence[Layer]:
+    references = call.references
+    if len(references) == 1:
+        if call.op == "aten.rsub.Scalar":
+            flipped = (call.args[1], call.args[0])
+            call = TracedCall("aten.sub.Scalar", flipped, {}, call.out_shape, call.place)
+        return [scaling_by_constant(call)]
+    if references[0].shape != references[1].shape:
+        raise call.unsupported(f"it broadcasts {references[0].shape} against {references[1].shape}")
+    sign = -1.0 if call.op == "aten.sub.Tensor" else 1.0
+    return [Sum((1.0, sign * float(call.kwargs.get("alpha", 1))))]
+
+
+@torch_rule("aten.cat.default")
+def _concatenation(call: TracedCall) -> Sequence[Layer]:
+    parts = call.args[0]
+    if not all(isinstance(part, Reference) for part in parts):
+        raise call.unsupported("one of the parts is a constant")
+    axis = call.arg(1, "dim", 0) % (len(call.out_shape) + 1) - 1
+    if axis < 0:
+        raise call.unsupported("it concatenates along the batch")
+    return [Concatenation(axis, tuple(part.shape[axis] for part in parts))]

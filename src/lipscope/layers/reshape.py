@@ -1,0 +1,96 @@
+"""Layers that only move numbers: reshape, flatten, permutation; norm 1. Identities leave no trace."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from .base import Layer, LinearLayer, Shape, TracedCall, torch_rule
+
+
+@dataclass(eq=False)
+class Reshape(LinearLayer):
+    """Per-sample reshape from `source` to `target`."""
+
+    kind = "reshape"
+    source: Shape
+    target: Shape
+
+    def apply(self, *vs: Tensor) -> Tensor:
+        return vs[0].reshape(-1, *self.target)
+
+    def transpose(self, u: Tensor) -> tuple[Tensor, ...]:
+        return (u.reshape(-1, *self.source),)
+
+    def norm(self, shapes: Sequence[Shape]) -> float:
+        return 1.0
+
+
+@dataclass(eq=False)
+class Permute(LinearLayer):
+    """Permutation of the per-sample axes; output axis i is input axis `axes[i]`."""
+
+    kind = "permutation"
+    axes: tuple[int, ...]
+
+    def apply(self, *vs: Tensor) -> Tensor:
+        return vs[0].permute(0, *(a + 1 for a in self.axes))
+
+    def transpose(self, u: Tensor) -> tuple[Tensor, ...]:
+        inverse = sorted(range(len(self.axes)), key=self.axes.__getitem__)
+        return (u.permute(0, *(a + 1 for a in inverse)),)
+
+    def norm(self, shapes: Sequence[Shape]) -> float:
+        return 1.0
+
+
+@torch_rule(
+    "aten.view.default",
+    "aten.reshape.default",
+    "aten._unsafe_view.default",
+    "aten.flatten.using_ints",
+    "aten.unflatten.int",
+    "aten.squeeze.dim",
+    "aten.squeeze.dims",
+    "aten.squeeze.default",
+    "aten.unsqueeze.default",
+)
+def _reshape(call: TracedCall) -> Sequence[Layer]:
+    if math.prod(call.out_shape) != math.prod(call.input_shape):
+        raise call.unsupported("it mixes the batch with other dimensions")
+    return [] if call.out_shape == call.input_shape else [Reshape(call.input_shape, call.out_shape)]
+
+
+@torch_rule("aten.permute.default", "aten.transpose.int")
+def _permute(call: TracedCall) -> Sequence[Layer]:
+    rank = len(call.input_shape) + 1
+    axes = list(range(rank))
+    if call.op == "aten.permute.default":
+        axes = [a % rank for a in call.args[1]]
+    else:
+        first, second = (a % rank for a in call.args[1:3])
+        axes[first], axes[second] = second, first
+    if axes[0] != 0:
+        raise call.unsupported("it moves the batch dimension")
+    return [Permute(tuple(a - 1 for a in axes[1:]))]
+
+
+@torch_rule(
+    "aten.clone.default",
+    "aten.alias.default",
+    "aten.detach.default",
+    "aten.contiguous.default",
+    "aten.dropout.default",
+    "aten.feature_dropout.default",
+    "aten.alpha_dropout.default",
+    "aten._to_copy.default",
+)
+def _identity(call: TracedCall) -> Sequence[Layer]:
+    if call.op.endswith("dropout.default") and call.arg(2, "train"):
+        raise call.unsupported("dropout is in training mode; call model.eval() first")
+    if (dtype := call.kwargs.get("dtype")) is not None and not dtype.is_floating_point:
+        raise call.unsupported(f"a conversion to {dtype} is not continuous")
+    return []

@@ -1,0 +1,97 @@
+"""Elementwise affine layers: batch norm in evaluation, and arithmetic with constants."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..errors import CertificateError
+from ..rounding import up
+from .base import Layer, LinearLayer, Reference, Shape, TracedCall, torch_rule
+
+
+@dataclass(eq=False)
+class Scaling(LinearLayer):
+    """y = factor ⊙ x + offset; both broadcast against (batch, *s)."""
+
+    kind = "scaling"
+    factor: Tensor
+    offset: Tensor | None = None
+    operations: int = 0
+    """How many float64 roundings made `factor` out of the model's numbers; the certified norm covers them."""
+
+    def apply(self, *vs: Tensor) -> Tensor:
+        return vs[0] * self.factor
+
+    def transpose(self, u: Tensor) -> tuple[Tensor, ...]:
+        return (u * self.factor,)
+
+    def norm(self, shapes: Sequence[Shape]) -> float:
+        """Certified norm max|factor| of a diagonal operator."""
+        if not bool(torch.isfinite(self.factor).all()):
+            raise CertificateError("a scale factor is NaN or infinite: no bound exists")
+        largest = float(self.factor.abs().max()) if self.factor.numel() else 0.0
+        return up(largest, self.operations) if self.operations else largest
+
+
+@torch_rule("aten._native_batch_norm_legit_no_training.default", "aten.batch_norm.default")
+def _batch_norm(call: TracedCall) -> Sequence[Layer]:
+    dims = len(call.input_shape) - 1
+    gain, bias, mean, variance = (call.arg(i, "") for i in range(1, 5))
+    training_form = call.op == "aten.batch_norm.default"
+    if training_form and call.arg(5, "training"):
+        raise call.unsupported("batch norm is in training mode; call model.eval() first")
+    if mean is None or variance is None:
+        raise call.unsupported("batch norm without running statistics normalises by the batch itself")
+    epsilon = call.arg(7 if training_form else 6, "eps")
+    factor = torch.rsqrt(variance.to(torch.float64) + epsilon)
+    factor = factor if gain is None else factor * gain
+    offset = -mean * factor if bias is None else bias - mean * factor
+    return [Scaling(factor.reshape(-1, *[1] * dims), offset.reshape(-1, *[1] * dims), operations=5)]
+
+
+_ARITHMETIC = {"add": operator.add, "sub": operator.sub, "mul": operator.mul, "div": operator.truediv}
+
+
+def scaling_by_constant(call: TracedCall) -> Scaling:
+    """x + c, c + x, x − c, c − x, c·x or x/c as a `Scaling`; c a number or a constant tensor."""
+    name = call.op.split(".")[1]
+    left, right = call.args[:2]
+    shape = call.input_shape
+    if call.out_shape != shape:
+        raise call.unsupported(f"the constant broadcasts the shape {shape} to {call.out_shape}")
+    alpha = call.kwargs.get("alpha", 1)
+    rounding = call.kwargs.get("rounding_mode")
+    if rounding is not None:
+        raise call.unsupported(f"division with rounding_mode={rounding!r} is not continuous")
+    if name == "div" and isinstance(right, Reference):
+        raise call.unsupported("a quotient by something that depends on the input has no global bound")
+    constant = right if isinstance(left, Reference) else left
+    value = torch.as_tensor(constant).to(torch.float64)
+    if value.ndim > len(shape):
+        if value.ndim > len(shape) + 1 or value.shape[0] != 1:
+            raise call.unsupported("the constant differs between samples of a batch")
+        value = value.reshape(value.shape[1:])
+    one = torch.ones((), dtype=torch.float64)
+    if name in ("mul", "div"):
+        return Scaling(_ARITHMETIC[name](one, value), None, operations=int(name == "div"))
+    sign = 1 if name == "add" or isinstance(left, Reference) else -1
+    if isinstance(left, Reference):
+        return Scaling(one, _ARITHMETIC[name](0.0, value) * alpha)
+    return Scaling(one * sign * alpha, value, operations=1)
+
+
+@torch_rule("aten.neg.default")
+def _negation(call: TracedCall) -> Sequence[Layer]:
+    return [Scaling(-torch.ones((), dtype=torch.float64))]
+
+
+@torch_rule("aten.mul.Tensor", "aten.div.Tensor", "aten.mul.Scalar", "aten.div.Scalar")
+def _product(call: TracedCall) -> Sequence[Layer]:
+    if len(call.references) != 1:
+        raise call.unsupported("a product of two tensors that depend on the input has no global bound")
+    return [scaling_by_constant(call)]

@@ -1,0 +1,49 @@
+"""The one rule for rounding in certified numbers.
+
+Certified quantities are computed in IEEE float64 with round to nearest (unit roundoff
+u = 2⁻⁵³), and then moved outward by a margin that covers every rounding error made:
+
+* an inner product or matrix product of length n, in any order of summation and with or
+  without fused multiply-add, has entrywise error ≤ gamma(n)·|A||B|; complex arithmetic is
+  covered by `COMPLEX_FACTOR` (a complex product costs two real ones and √2 in modulus);
+* a scalar computed with k elementary operations is within (1 + u)^k of the truth, so
+  `up(x, k)` is above it.
+
+Sources: N. Higham, Accuracy and Stability of Numerical Algorithms (2nd ed.), sections 3.1,
+3.6 and 10.1; S. Rump, Verification of positive definiteness, BIT 46 (2006).
+Underflow is excluded by scaling matrices to unit size before squaring (`certified.py`).
+"""
+
+from __future__ import annotations
+
+import math
+
+UNIT = 2.0**-53
+COMPLEX_FACTOR = 4.0
+
+
+def gamma(n: int) -> float:
+    """Upper bound of n·u / (1 − n·u), the error constant of n accumulated operations."""
+    if n * UNIT >= 0.01:
+        raise ValueError(f"gamma({n}): too many operations for a first-order bound")
+    return 1.02 * n * UNIT
+
+
+def up(x: float, operations: int = 1) -> float:
+    """A float64 ≥ the exact value of which the non-negative `x` is a rounding after `operations` steps."""
+    return x if x == 0 or math.isinf(x) else math.nextafter(x * (1.0 + gamma(operations + 2)), math.inf)
+
+
+def up_product(*factors: float) -> float:
+    """An upper bound of the product of non-negative numbers."""
+    return up(math.prod(factors), len(factors))
+
+
+def up_sum(*terms: float) -> float:
+    """An upper bound of the sum of non-negative numbers."""
+    return up(math.fsum(terms), 1)
+
+
+def up_hypot(*terms: float) -> float:
+    """An upper bound of the root of the sum of squares of non-negative numbers."""
+    return up(math.hypot(*terms), 4)
