@@ -18,12 +18,14 @@ from scipy.sparse.linalg import ArpackError, eigsh
 from torch import Tensor
 
 from .errors import CertificateError
-from .rounding import COMPLEX_FACTOR, UNIT, gamma, up, up_product, up_sum
+from .rounding import COMPLEX_FACTOR, UNIT, gamma, up, up_ldexp, up_product, up_sum
 from .windows import polyphase
 
 _CHUNK_BYTES = 256 * 2**20
 _DENSE_EIGENVALUES_BELOW = 600
 _TWISTS_BELOW = 100
+_POWER_STEPS = 12
+_PEAKS = 8
 
 
 def spectral_norm_upper(matrix: Tensor, relative_error: float = 0.0) -> float:
@@ -56,27 +58,33 @@ def batched_spectral_norm_upper(
     """
     if matrices.numel() == 0:
         return 0.0
-    matrices = matrices.to(torch.complex128 if matrices.is_complex() else torch.float64)
-    largest = float(matrices.abs().max())
-    if not math.isfinite(largest):
-        raise CertificateError("a weight is NaN or infinite: no bound exists")
-    if largest == 0.0:
-        return 0.0
-    # Scaling by a power of two is exact and keeps the squares away from underflow and overflow.
-    scale = 2.0 ** math.frexp(largest)[1]
-    matrices = matrices / scale
+    matrices = matrices.detach().to(torch.complex128 if matrices.is_complex() else torch.float64)
+    matrices, exponent = _to_unit_size(matrices)
     rows, columns = matrices.shape[-2:]
     if rows > columns:
         matrices = matrices.mH
         rows, columns = columns, rows
     gram = matrices @ matrices.mH
+    # One triangle stands for both, so that every step below sees the same Hermitian matrix.
+    gram = gram.tril() + gram.tril(-1).mH
     trace = up(float(gram.diagonal(dim1=-2, dim2=-1).real.sum(-1).max()), rows + columns)
     gram_error = COMPLEX_FACTOR * gamma(columns + 2) * trace
-    floor = (at_least / scale) ** 2
+    # No entry's modulus is above √2, so no norm is above the second term.
+    floor = min(up_ldexp(at_least, -exponent), math.sqrt(2 * rows * columns)) ** 2
     eigenvalue = up_sum(_largest_eigenvalue_upper(gram, floor), gram_error)
     norm = up(math.sqrt(eigenvalue), 2)
     uncertainty = relative_error * up(math.sqrt(trace), 4)
-    return up(scale * up_sum(norm, uncertainty))
+    return up_ldexp(up_sum(norm, uncertainty), exponent)
+
+
+def _to_unit_size(x: Tensor) -> tuple[Tensor, int]:
+    """x·2⁻ᵉ, the largest real or imaginary part in [½, 1), and e: exact, and squares stay in range."""
+    largest = float((torch.view_as_real(x) if x.is_complex() else x).abs().max())
+    if not math.isfinite(largest):
+        raise CertificateError("a weight is NaN or infinite: no bound exists")
+    exponent = math.frexp(largest)[1]
+    half = exponent // 2
+    return x * 2.0**-half * 2.0 ** (half - exponent), exponent
 
 
 def _largest_eigenvalue_upper(grams: Tensor, floor: float) -> float:
@@ -88,13 +96,18 @@ def _largest_eigenvalue_upper(grams: Tensor, floor: float) -> float:
     if float(cheap.max()) <= floor:
         return floor
     proposal = max(floor, _largest_eigenvalue(grams[_most_promising(grams)]))
-    for slack in (1e-10, 1e-8, 1e-6, 1e-4, 1e-2):
+    unproved = (cheap > floor).nonzero().flatten()
+    slack = 1e-10
+    while slack < 0.1:
         bound = proposal * (1.0 + slack) + 64 * size * UNIT * proposal
-        unproved = (cheap > bound).nonzero().flatten()
-        failing = _not_below(grams, unproved, bound)
-        if failing is None:
+        unproved = _not_below(grams, unproved[cheap[unproved] > bound], bound)
+        if unproved.numel() == 0:
             return up_sum(bound, up(COMPLEX_FACTOR * gamma(2 * size + 16) * size * bound, 2))
-        proposal = max(proposal, _largest_eigenvalue(grams[failing]))
+        found = _largest_eigenvalue(grams[unproved[_most_promising(grams[unproved])]])
+        if found > proposal:
+            proposal = found
+        else:
+            slack *= 100
     raise CertificateError("no Cholesky factorisation completed: the matrix is too badly scaled")
 
 
@@ -103,7 +116,7 @@ def _most_promising(grams: Tensor) -> int:
     generator = torch.Generator().manual_seed(0)
     vectors = torch.randn(grams.shape[-1], 1, generator=generator).to(grams.dtype)
     vectors = vectors.expand(*grams.shape[:-1], 1)
-    for _ in range(12):
+    for _ in range(_POWER_STEPS):
         vectors = grams @ vectors
         norms = vectors.norm(dim=-2, keepdim=True)
         vectors = vectors / norms.clamp_min(1e-30)
@@ -114,23 +127,21 @@ def _largest_eigenvalue(gram: Tensor) -> float:
     """λ_max of one Hermitian matrix, as a proposal."""
     if gram.shape[-1] < _DENSE_EIGENVALUES_BELOW:
         return float(torch.linalg.eigvalsh(gram)[-1])
-    start = np.ones(gram.shape[-1], dtype=gram.numpy().dtype)
+    # Random, since the top eigenvector of a structured matrix may be orthogonal to a structured start.
+    start = np.random.default_rng(0).standard_normal(gram.shape[-1]).astype(gram.numpy().dtype)
     try:
         return float(eigsh(gram.numpy(), k=1, v0=start, which="LA", return_eigenvectors=False)[0])
     except ArpackError:
         return float(torch.linalg.eigvalsh(gram)[-1])
 
 
-def _not_below(grams: Tensor, indices: Tensor, bound: float) -> int | None:
-    """The first index whose matrix is not shown to be ≤ bound by a Cholesky factorisation."""
+def _not_below(grams: Tensor, indices: Tensor, bound: float) -> Tensor:
+    """Those of the indices whose matrix is not shown to be ≤ bound by a Cholesky factorisation."""
     size = grams.shape[-1]
     chunk = max(1, _CHUNK_BYTES // (size * size * grams.element_size()))
     identity = torch.eye(size, dtype=grams.dtype)
-    for some in indices.split(chunk):
-        info = torch.linalg.cholesky_ex(bound * identity - grams[some]).info
-        if bool(info.any()):
-            return int(some[info.nonzero().flatten()[0]])
-    return None
+    failed = [torch.linalg.cholesky_ex(bound * identity - grams[some]).info for some in indices.split(chunk)]
+    return indices[torch.cat(failed) != 0] if failed else indices
 
 
 def convolution_norm_upper(
@@ -169,46 +180,76 @@ def convolution_norm_upper(
     c_out, c_in = weight.shape[:2]
     kernel = weight.shape[2:]
     dims = len(kernel)
-    dense = weight.detach().to("cpu", torch.float64).reshape(groups, c_out // groups, c_in, *kernel)
+    dense, exponent = _to_unit_size(weight.detach().to("cpu", torch.float64))
+    dense = dense.reshape(groups, c_out // groups, c_in, *kernel)
     counts = [n // s for n, s in zip(period, stride, strict=True)]
-    phased = polyphase(dense, stride, dilation).to(torch.complex128)
+    # Taps first, matrices last, so that each symbol comes out contiguous.
+    phased = torch.movedim(polyphase(dense, stride, dilation), (0, 1, 2), (-3, -2, -1)).contiguous()
     choices = [(0.0, 0.5) if count <= _TWISTS_BELOW else (0.0,) for count in counts]
     twists = list(itertools.product(*choices))
-    if len(twists) > 1:
-        twists.sort(key=lambda twist: max(_estimated_norm(b) for b in _symbols(phased, counts, twist)))
+    twist = _best_twist(phased.to(torch.complex64), counts, twists) if len(twists) > 1 else twists[0]
     norm = 0.0
-    for batch in _symbols(phased, counts, twists[0]):
+    for batch in _symbols(phased.to(torch.complex128), counts, twist):
         norm = max(norm, batched_spectral_norm_upper(batch, at_least=norm))
     # Each phase is within 16u of exact, and each entry sums one product a tap and dimension.
     entry_error = (16 * dims + COMPLEX_FACTOR * (math.prod(kernel) + dims + 2)) * 2 * UNIT
     absolute = dense.abs().flatten(3).sum(3)
     absolute_norm = up(float(absolute.pow(2).sum((1, 2)).sqrt().max()), absolute.numel() + 4)
-    return up_sum(norm, up_product(entry_error + relative_error, absolute_norm))
+    return up_ldexp(up_sum(norm, up_product(entry_error + relative_error, absolute_norm)), exponent)
 
 
 def _symbols(phased: Tensor, counts: Sequence[int], twist: Sequence[float]) -> Iterator[Tensor]:
-    """The symbol at every frequency (m + twist)/count, as batches (frequencies, c_out, c_in·∏s).
+    """The symbol at every frequency (m + twist)/count of (taps_1, …, groups, c_out, c_in·∏s), in batches.
 
     Half of the last axis is left out: the weights are real, so H(−f) is the conjugate of H(f).
     """
+    dims = len(counts)
     symbol = phased
-    for dim, (count, theta) in enumerate(zip(counts, twist, strict=True)):
-        taps = symbol.shape[3 + dim]
-        kept = (count // 2 + 1 if theta == 0 else (count + 1) // 2) if dim == len(counts) - 1 else count
+    for dim, (count, theta) in reversed(list(enumerate(zip(counts, twist, strict=True)))):
+        kept = (count // 2 + 1 if theta == 0 else (count + 1) // 2) if dim == dims - 1 else count
         # Twice the frequency index is an integer for both twists, so the angle is reduced exactly.
         doubled = 2 * torch.arange(kept) + int(2 * theta)
-        turns = torch.outer(doubled, torch.arange(taps)).remainder(2 * count)
+        turns = torch.outer(doubled, torch.arange(phased.shape[dim])).remainder(2 * count)
         angle = turns.to(torch.float64) * (math.pi / count)
-        phases = torch.polar(torch.ones_like(angle), angle)
-        symbol = torch.movedim(torch.tensordot(phases, symbol, dims=([1], [3 + dim])), 0, 3 + dim)
-    symbol = symbol.flatten(3)
-    batch = symbol.permute(0, 3, 1, 2).reshape(-1, *symbol.shape[1:3])
+        phases = torch.polar(torch.ones_like(angle), angle).to(phased.dtype)
+        # The last tap axis moves to the front as a frequency axis, until all have.
+        symbol = torch.tensordot(phases, symbol, dims=([1], [dims - 1]))
+    batch = symbol.flatten(0, -3)
     yield from batch.split(max(1, _CHUNK_BYTES // (16 * batch.shape[1] * batch.shape[2])))
 
 
-def _estimated_norm(matrices: Tensor) -> float:
-    """The largest spectral norm in a batch, as an estimate (nothing is proved)."""
-    narrow = matrices.to(torch.complex64)
-    narrow = narrow if narrow.shape[-2] <= narrow.shape[-1] else narrow.mH
-    gram = narrow @ narrow.mH
-    return math.sqrt(max(0.0, _largest_eigenvalue(gram[_most_promising(gram)])))
+def _best_twist(
+    phased: Tensor, counts: Sequence[int], twists: Sequence[tuple[float, ...]]
+) -> tuple[float, ...]:
+    """The twist that seems to give the smallest bound (a guess: every twist is valid).
+
+    Along the leading singular vectors u, v of the largest untwisted symbols, uᴴ H(f) v is a
+    trigonometric polynomial whose values on the twisted grids rank the twists at little cost.
+    """
+    # Symbols run through the groups fastest, so an index says which group's weights it came from.
+    found = [_leading(batch, _PEAKS) for batch in _symbols(phased, counts, twists[0])]
+    offsets = itertools.accumulate((size for *_, size in found), initial=0)
+    indices = torch.cat([chosen + offset for (chosen, *_), offset in zip(found, offsets, strict=False)])
+    left, right = (torch.cat([part[i] for part in found]) for i in (1, 2))
+    weights = phased[..., indices % phased.shape[-3], :, :]
+    along = (left.mH @ weights @ right).unsqueeze(-4)[..., 0]
+
+    def height(twist: tuple[float, ...]) -> float:
+        return max(float(values.abs().max()) for values in _symbols(along, counts, twist))
+
+    return min(twists, key=height)
+
+
+def _leading(matrices: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor, int]:
+    """Indices and singular vectors u (·, m, 1), v (·, n, 1) of the largest matrices, and how many there are."""
+    generator = torch.Generator().manual_seed(0)
+    right = torch.randn(matrices.shape[-1], 1, generator=generator).to(matrices.dtype)
+    right = right.expand(len(matrices), -1, -1)
+    for _ in range(_POWER_STEPS):
+        left = matrices @ right
+        norms = left.norm(dim=1, keepdim=True)
+        left = left / norms.clamp_min(1e-30)
+        right = (left.mH @ matrices).mH
+        right = right / right.norm(dim=1, keepdim=True).clamp_min(1e-30)
+    indices = norms.flatten().topk(min(count, len(matrices))).indices
+    return indices, left[indices], right[indices], len(matrices)

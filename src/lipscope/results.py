@@ -8,9 +8,12 @@ since the source's tables print squared ratios.
 
 from __future__ import annotations
 
+import json
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, computed_field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, computed_field
+
+from .errors import LipscopeError
 
 SCHEMA_VERSION = 1
 
@@ -18,7 +21,7 @@ Kind = Literal["upper", "lower", "estimate"]
 
 
 class _Record(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, ser_json_inf_nan="strings")
+    model_config = ConfigDict(extra="ignore", frozen=True, ser_json_inf_nan="strings")
 
 
 class Cost(_Record):
@@ -209,12 +212,6 @@ class Result(_Record):
         Raises:
             LipscopeError: it is not a result, or of a newer schema.
         """
-        import json
-
-        from pydantic import ValidationError
-
-        from .errors import LipscopeError
-
         try:
             raw: Any = json.loads(text)
         except (ValueError, RecursionError) as error:
@@ -222,12 +219,6 @@ class Result(_Record):
         version = raw.get("schema_version") if isinstance(raw, dict) else None
         if isinstance(version, int) and version > SCHEMA_VERSION:
             raise LipscopeError(f"result of schema {version}, newer than {SCHEMA_VERSION}: upgrade lipscope")
-        if isinstance(raw, dict):
-            for derived in ("lower", "upper"):
-                raw.pop(derived, None)
-            for part in [raw.get("analytical"), raw.get("local"), raw.get("empirical"), *(raw.get("effective") or [])]:
-                if isinstance(part, dict):
-                    part.pop("squared", None)
         try:
             return cls.model_validate(raw)
         except ValidationError as error:

@@ -11,7 +11,8 @@ u = 2⁻⁵³), and then moved outward by a margin that covers every rounding er
 
 Sources: N. Higham, Accuracy and Stability of Numerical Algorithms (2nd ed.), sections 3.1,
 3.6 and 10.1; S. Rump, Verification of positive definiteness, BIT 46 (2006).
-Underflow is excluded by scaling matrices to unit size before squaring (`certified.py`).
+Underflow and overflow are excluded by scaling: matrices to unit size before they are squared
+(`certified.py`), scalars by their exponents (`up_ldexp`).
 """
 
 from __future__ import annotations
@@ -34,14 +35,29 @@ def up(x: float, operations: int = 1) -> float:
     return x if x == 0 or math.isinf(x) else math.nextafter(x * (1.0 + gamma(operations + 2)), math.inf)
 
 
+def up_ldexp(x: float, exponent: int) -> float:
+    """An upper bound of x·2ᵉ for non-negative x: infinite on overflow, positive on underflow."""
+    try:
+        scaled = math.ldexp(x, exponent)
+    except OverflowError:
+        return math.inf
+    return up(scaled, 0) if scaled > 0 or x == 0 else math.ulp(0.0)
+
+
 def up_product(*factors: float) -> float:
-    """An upper bound of the product of non-negative numbers."""
-    return up(math.prod(factors), len(factors))
+    """An upper bound of the product of non-negative numbers; 0 if one of them is, even beside infinity."""
+    if 0.0 in factors:
+        return 0.0
+    parts = [math.frexp(factor) for factor in factors]
+    return up_ldexp(up(math.prod(m for m, _ in parts), len(parts)), sum(e for _, e in parts))
 
 
 def up_sum(*terms: float) -> float:
     """An upper bound of the sum of non-negative numbers."""
-    return up(math.fsum(terms), 1)
+    try:
+        return up(math.fsum(terms), 1)
+    except OverflowError:
+        return math.inf
 
 
 def up_hypot(*terms: float) -> float:

@@ -11,6 +11,7 @@ and `transpose` take blocks of vectors of shape (P, B, *s). B is 1 for averaged 
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -51,10 +52,12 @@ class AveragedSlope(Slope):
 
 
 def _average(values: Tensor, level: Level) -> Tensor:
-    """Mean over the batch dimension and, by level, over space and channels; the rank is kept."""
-    first_kept = {"scalar": values.ndim, "channel": 2, "unit": values.ndim}[level]
-    dims = (0,) if level == "unit" else (0, *range(1 if level == "scalar" else first_kept, values.ndim))
-    return values.to(torch.float64).mean(dims, keepdim=True)
+    """Mean over the batch dimension and, by level, over space and channels; the rank is kept, float64."""
+    if level != "unit":
+        inner = tuple(range(1 if level == "scalar" else 2, values.ndim))
+        # Averaging one sample at a time in the working precision, and samples in float64, is fast and accurate.
+        values = values.mean(inner, keepdim=True) if inner else values
+    return values.to(torch.float64).mean(0, keepdim=True)
 
 
 @dataclass
@@ -97,7 +100,7 @@ class Selector(Slope):
     def _scatter(self, u: Tensor, cells: Tensor) -> Tensor:
         dims = len(self.windows.size)
         index = cells.flatten(-dims).expand(*u.shape[:-dims], -1)
-        flat = u.new_zeros(*u.shape[:-dims], _cell_count(self.windows))
+        flat = u.new_zeros(*u.shape[:-dims], math.prod(self.windows.size))
         return flat.scatter_add_(-1, index, u.flatten(-dims)).unflatten(-1, self.windows.size)
 
 
@@ -141,6 +144,8 @@ class TapWeights(AveragedSlope):
         return self.windows.unpad(padded)
 
     def mean(self, level: Level) -> AveragedSlope:
+        if level == "scalar":
+            return uniform_taps(self.windows)
         return TapWeights(torch.stack([_average(w, level) for w in self.values]), self.windows)
 
 
@@ -165,15 +170,19 @@ def _mean_tap_weights(windows: Windows, parts: list[tuple[Tensor, Tensor | None]
     weights: Tensor | None = None
     for cells, share in parts:
         taps = windows.tap_of(cells)
-        chosen = [(taps == t).to(torch.float64) * (1.0 if share is None else share) for t in range(windows.taps)]
-        frequency = torch.stack([_average(c, level) for c in chosen])
+        batch, *kept = cells.shape
+        if level == "channel":
+            kept = [kept[0], *[1] * len(windows.size)]
+        # Bins are (place kept, tap); counting is one pass whatever the number of taps.
+        places = torch.arange(math.prod(kept), device=cells.device).reshape(kept) * windows.taps
+        counts = torch.bincount(
+            (places + taps).flatten(),
+            None if share is None else share.to(torch.float64).flatten(),
+            minlength=math.prod(kept) * windows.taps,
+        )
+        cells_averaged = batch * cells[0].numel() // math.prod(kept)
+        frequency = torch.movedim(counts.to(torch.float64).reshape(*kept, windows.taps), -1, 0)
+        frequency = frequency.unsqueeze(1) / cells_averaged
         weights = frequency if weights is None else weights + frequency
     assert weights is not None
     return TapWeights(weights, windows)
-
-
-def _cell_count(windows: Windows) -> int:
-    count = 1
-    for size in windows.size:
-        count *= size
-    return count

@@ -91,6 +91,11 @@ class ReLU(PiecewiseLinear):
     def derivative(self, x: Tensor) -> Tensor:
         return (x > 0).to(x.dtype)
 
+    def secant(self, x1: Tensor, x2: Tensor) -> Slope:
+        # On one side of the kink the quotient is exactly 0 or 1 without asking which.
+        gap = x1 - x2
+        return Diagonal(torch.where(gap == 0, self.derivative(x1), (x1.relu() - x2.relu()).div_(gap)))
+
 
 @dataclass(eq=False)
 class Clamp(PiecewiseLinear):

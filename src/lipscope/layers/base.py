@@ -45,6 +45,10 @@ class Layer(ABC):
     def lipschitz(self, bounds: Sequence[float], shapes: Sequence[Shape]) -> float:
         """Certified Lipschitz constant of the output, given certified ones of each input (all of the network's input)."""
 
+    def alone(self, shapes: Sequence[Shape]) -> float:
+        """Certified Lipschitz constant of the layer by itself: that of its output when each input has 1."""
+        return self.lipschitz([1.0] * len(shapes), shapes)
+
     def to(self, dtype: torch.dtype, device: torch.device | str) -> Self:
         """A copy whose floating-point tensors have the dtype and device."""
         changes: dict[str, Any] = {}

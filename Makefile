@@ -1,0 +1,53 @@
+# Every target sets up what it needs; nothing has to be installed by hand but Python 3.11+ and make.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: demo test check lint types format build bench lock clean
+
+$(READY): requirements.lock pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --requirement requirements.lock
+	$(BIN)/python -m pip install --quiet --no-build-isolation --no-deps --editable .
+	touch $@
+
+demo: $(READY)  ## the main job: the ImageNet-trained AlexNet trunk on real photographs
+	$(BIN)/lipscope analyze alexnet-trunk --data demo --output runs/demo
+
+test: $(READY)  ## the test suite
+	$(BIN)/python -m pytest -n 2
+
+check: lint types
+
+lint: $(READY)
+	$(BIN)/ruff format --check src tests benchmarks
+	$(BIN)/ruff check src tests benchmarks
+
+types: $(READY)
+	$(BIN)/mypy
+
+format: $(READY)
+	$(BIN)/ruff format src tests benchmarks
+	$(BIN)/ruff check --fix src tests benchmarks
+
+build: $(READY)  ## wheel and source archive in dist/
+	rm -rf dist
+	$(BIN)/python -m build --no-isolation
+
+bench: $(READY)  ## the measurements quoted in the README and the documentation
+	$(BIN)/python benchmarks/lanczos_step.py
+	$(BIN)/python benchmarks/certified_norms.py
+
+lock: $(READY)  ## renew requirements.lock; torch is pinned to a build that installs on its own
+	$(BIN)/python -m pip install --quiet pip-tools
+	echo "torch==2.13.0" > $(VENV)/constraints.txt
+	$(BIN)/pip-compile --quiet --upgrade --extra dev --strip-extras --no-annotate --no-header --allow-unsafe \
+	  --no-emit-index-url --no-emit-trusted-host --no-emit-find-links \
+	  --constraint $(VENV)/constraints.txt --output-file requirements.lock pyproject.toml
+	sed -i 's/^\(torch==[0-9.]*\)+cpu$$/\1/' requirements.lock
+
+clean:
+	rm -rf $(VENV) dist runs

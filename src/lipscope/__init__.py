@@ -1,0 +1,117 @@
+"""lipscope: how much a trained network can stretch its input.
+
+Certified from above, attained from below, and effectively on your data:
+
+    import lipscope
+    result = lipscope.analyze(module, data)
+    result.lower, result.upper
+
+The pieces alone: `from_torch` imports a module as a graph; `analytical`, `local`, `empirical`,
+`mean_slopes` and `effective` compute one quantity each; `linearize` and `spectral_norm` give the
+Jacobian operator and its norm. Names are imported on first use, so `import lipscope` is cheap.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from ._version import __version__
+
+if TYPE_CHECKING:
+    from .analysis import Options, analyze
+    from .data import ImagePreprocessing, Samples, load_samples
+    from .errors import (
+        CertificateError,
+        DataError,
+        LipscopeError,
+        ModelError,
+        RunFolderError,
+        UnsupportedLayerError,
+    )
+    from .graph import Graph, GraphBuilder, from_torch
+    from .jacobian import Jacobian, linearize
+    from .models import load_model
+    from .quantities import (
+        MeanSlopes,
+        analytical,
+        effective,
+        empirical,
+        evaluate_pair,
+        local,
+        mean_slopes,
+        scalar_slopes,
+    )
+    from .results import Result
+    from .spectral import SpectralNorm, spectral_norm
+
+_HOMES = {
+    "analysis": ("Options", "analyze"),
+    "data": ("ImagePreprocessing", "Samples", "load_samples"),
+    "errors": (
+        "CertificateError",
+        "DataError",
+        "LipscopeError",
+        "ModelError",
+        "RunFolderError",
+        "UnsupportedLayerError",
+    ),
+    "graph": ("Graph", "GraphBuilder", "from_torch"),
+    "jacobian": ("Jacobian", "linearize"),
+    "models": ("load_model",),
+    "quantities": (
+        "MeanSlopes",
+        "analytical",
+        "effective",
+        "empirical",
+        "evaluate_pair",
+        "local",
+        "mean_slopes",
+        "scalar_slopes",
+    ),
+    "results": ("Result",),
+    "spectral": ("SpectralNorm", "spectral_norm"),
+}
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+
+__all__ = [
+    "CertificateError",
+    "DataError",
+    "Graph",
+    "GraphBuilder",
+    "ImagePreprocessing",
+    "Jacobian",
+    "LipscopeError",
+    "MeanSlopes",
+    "ModelError",
+    "Options",
+    "Result",
+    "RunFolderError",
+    "Samples",
+    "SpectralNorm",
+    "UnsupportedLayerError",
+    "__version__",
+    "analytical",
+    "analyze",
+    "effective",
+    "empirical",
+    "evaluate_pair",
+    "from_torch",
+    "linearize",
+    "load_model",
+    "load_samples",
+    "local",
+    "mean_slopes",
+    "scalar_slopes",
+    "spectral_norm",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME_OF:
+        raise AttributeError(f"module 'lipscope' has no attribute {name!r}")
+    return getattr(import_module(f".{_HOME_OF[name]}", __name__), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,296 @@
+"""The main job: every quantity of one network on one data set, in one call."""
+
+from __future__ import annotations
+
+import io
+import platform
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
+
+import torch
+from pydantic import BaseModel, TypeAdapter
+from torch import Tensor, nn
+
+from ._version import __version__
+from .data import ImagePreprocessing, Samples, load_samples
+from .errors import DataError, ModelError
+from .graph import Graph, from_torch
+from .progress import Progress, silent
+from .quantities import Pair, analytical, effective, empirical, local, mean_slopes
+from .quantities.checkpoint import no_checkpoint
+from .results import (
+    Analytical,
+    DataInfo,
+    Effective,
+    Empirical,
+    LayerSlope,
+    Local,
+    ModelInfo,
+    Provenance,
+    Result,
+    Witness,
+)
+from .runs import WITNESS, RunFolder, identity_key
+
+if TYPE_CHECKING:
+    from .quantities.effective import EffectiveLevel, Reading
+
+_READINGS: tuple[tuple[EffectiveLevel, Reading], ...] = (
+    ("scalar", "active"),
+    ("scalar", "secant"),
+    ("scalar", "paper"),
+    ("channel", "active"),
+    ("channel", "secant"),
+)
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Options:
+    """What decides the numbers, beside model and data.
+
+    `tolerance`: relative accuracy of Lip(x). `pairs`: pairs behind the secant slopes.
+    `batch_size`: samples treated at once (memory grows with it). `dtype`: precision of the
+    estimates; certificates and witnesses are always float64.
+    """
+
+    pairs: int = 10_000
+    tolerance: float = 1e-3
+    batch_size: int = 16
+    seed: int = 0
+    device: str = "cpu"
+    dtype: Literal["float32", "float64"] = "float32"
+
+    def __post_init__(self) -> None:
+        if self.pairs < 1 or self.batch_size < 1:
+            raise ValueError("pairs and batch_size must be positive")
+        if not 0 < self.tolerance < 1:
+            raise ValueError("tolerance must lie between 0 and 1")
+
+
+def analyze(
+    module: nn.Module | Graph,
+    data: Any,
+    *,
+    input_shape: tuple[int, ...] | None = None,
+    preprocess: ImagePreprocessing | None = None,
+    output: str | Path | None = None,
+    name: str | None = None,
+    options: Options | None = None,
+    progress: Progress = silent,
+) -> Result:
+    """Certified, attained and effective Lipschitz constants of a network on a data set.
+
+    Args:
+        module: a torch module from one tensor (batch, *input_shape) to one tensor, or a `Graph`.
+        data: samples: a tensor or array, a folder of images, an .npy, .npz, .safetensors or .pt
+            file, a torch data set or loader, `Samples`, or "demo".
+        input_shape: per-sample shape; that of the data if omitted.
+        preprocess: how images become inputs; by default centre crops of the input's size in 0..1.
+        output: run folder for result, report and witnesses; a killed run goes on from there.
+        name: the model's name in the report.
+        options: see `Options`.
+        progress: called with (stage, done, total).
+
+    Returns:
+        All quantities, each with kind, cost and witness. Norms are Euclidean.
+
+    Raises:
+        ModelError: the model cannot be imported (`UnsupportedLayerError` names the layer).
+        DataError: the data cannot be read or do not fit the model.
+        RunFolderError: the folder cannot be used.
+        CertificateError: a bound cannot be proved.
+    """
+    options = options or Options()
+    clock = time.perf_counter()
+    started = datetime.now(UTC).isoformat(timespec="seconds")
+    _check_device(options.device)
+    samples = data if isinstance(data, Samples) else load_samples(data, input_shape, preprocess)
+    if isinstance(module, Graph):
+        graph, label = module, name or "graph"
+    else:
+        graph, label = from_torch(module, samples.shape), name or type(module).__name__
+    if graph.input_shape != samples.shape:
+        raise DataError(f"{samples.name}: samples of shape {samples.shape}, but the model takes {graph.input_shape}")
+    identity = {
+        "lipscope": __version__,
+        "model": graph.fingerprint(),
+        "data": samples.fingerprint(),
+        "options": asdict(options),
+    }
+    if output is None:
+        stages = _Stages(None, progress)
+        return _run(graph, label, samples, options, stages, started, clock)
+    with RunFolder(Path(output), identity) as folder:
+        return _run(graph, label, samples, options, _Stages(folder, progress), started, clock)
+
+
+def default_output(label: str, data: str, key: Mapping[str, Any]) -> Path:
+    """A run folder named after model, data and what was asked, so that the same command resumes."""
+    stem = "".join(c if c.isalnum() or c in "-_" else "-" for c in f"{label}-{Path(data).name or data}")
+    return Path("runs") / f"{stem[:60].strip('-')}-{identity_key(key)}"
+
+
+class _SlopeStage(BaseModel):
+    effective: list[Effective]
+    slopes: list[LayerSlope]
+    pairs: int
+
+
+class _Stages:
+    """Runs the stages of an analysis; with a folder, a finished stage is not run again."""
+
+    def __init__(self, folder: RunFolder | None, progress: Progress) -> None:
+        self.folder = folder
+        self.progress = progress
+        self.checkpoint = folder or no_checkpoint
+        self.witnesses: dict[str, Tensor] = {}
+
+    def once(self, name: str, kind: type[T], compute: Callable[[], tuple[T, Pair | None]]) -> T:
+        """The stage's recorded result, or a newly computed one; its witness pair is kept."""
+        record = TypeAdapter(kind)
+        if self.folder is not None and (text := self.folder.load_text(name)) is not None:
+            result = record.validate_json(text)
+            points = self.folder.load(f"witness.{name}") or {}
+        else:
+            result, pair = compute()
+            points = {} if pair is None else {"x1": pair.x1.numpy(), "x2": pair.x2.numpy()}
+            if self.folder is not None:
+                self.folder.save(f"witness.{name}", **points)
+                self.folder.save_text(name, record.dump_json(result).decode())
+        self.witnesses.update({f"{name}.{key}": torch.from_numpy(x) for key, x in points.items()})
+        return result
+
+
+def _run(
+    graph: Graph,
+    label: str,
+    samples: Samples,
+    options: Options,
+    stages: _Stages,
+    started: str,
+    clock: float,
+) -> Result:
+    precision: dict[str, Any] = {"dtype": getattr(torch, options.dtype), "device": options.device}
+    shared: dict[str, Any] = {"progress": stages.progress, "checkpoint": stages.checkpoint}
+
+    def slopes_and_effective() -> tuple[_SlopeStage, None]:
+        means = mean_slopes(
+            graph, samples, pairs=options.pairs, batch_size=2 * options.batch_size, seed=options.seed,
+            **precision, **shared,
+        )  # fmt: skip
+        found: list[Effective] = []
+        for number, (level, reading) in enumerate(_READINGS):
+            if reading != "secant" or means.secant is not None:
+                found.append(effective(means, level, reading, seed=options.seed))
+            stages.progress("effective", number + 1, len(_READINGS))
+        return _SlopeStage(effective=found, slopes=means.table(), pairs=means.pairs), None
+
+    upper = stages.once("analytical", Analytical, lambda: (analytical(graph, stages.progress), None))
+    averaged = stages.once("effective", _SlopeStage, slopes_and_effective)
+    pairwise = stages.once(
+        "empirical",
+        Empirical | None,  # type: ignore[arg-type]
+        lambda: empirical(graph, samples, batch_size=options.batch_size, progress=stages.progress) or (None, None),
+    )
+    pointwise = stages.once(
+        "local",
+        Local,
+        lambda: local(
+            graph, samples, tolerance=options.tolerance, batch_size=options.batch_size, seed=options.seed,
+            **precision, **shared,
+        ),
+    )  # fmt: skip
+    result = Result(
+        model=ModelInfo(
+            name=label,
+            fingerprint=graph.fingerprint(),
+            input_shape=list(graph.input_shape),
+            output_shape=list(graph.output_shape),
+            parameters=sum(p.numel() for p in graph.parameters()),
+            layers=len(graph.nodes) - 1,
+        ),
+        data=DataInfo(
+            name=samples.name,
+            fingerprint=samples.fingerprint(),
+            samples=len(samples),
+            preprocessing=samples.preprocessing,
+        ),
+        analytical=upper,
+        local=pointwise if stages.folder is None else _filed(pointwise),
+        empirical=pairwise if stages.folder is None or pairwise is None else _filed(pairwise),
+        effective=averaged.effective,
+        slopes=averaged.slopes,
+        slope_pairs=averaged.pairs,
+        provenance=Provenance(
+            lipscope=__version__,
+            torch=str(torch.__version__),
+            python=platform.python_version(),
+            platform=platform.platform(),
+            threads=torch.get_num_threads(),
+            device=options.device,
+            dtype=options.dtype,
+            seed=options.seed,
+            command=" ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+            started=started,
+            seconds=time.perf_counter() - clock,
+            peak_memory_bytes=_peak_memory(),
+        ),
+    )
+    if stages.folder is not None:
+        from .report import render_html
+
+        pictures = witness_pictures(stages.witnesses)
+        stages.folder.finish(result.to_json(), render_html(result, pictures), stages.witnesses)
+    return result
+
+
+Q = TypeVar("Q", Local, Empirical)
+
+
+def _filed(quantity: Q) -> Q:
+    """The quantity with its witness marked as stored in the run folder."""
+    witness: Witness = quantity.witness.model_copy(update={"file": WITNESS})
+    return quantity.model_copy(update={"witness": witness})
+
+
+def witness_pictures(witnesses: Mapping[str, Tensor]) -> dict[str, bytes]:
+    """PNG pictures of the witness inputs that are images (1 or 3 channels), by key."""
+    from PIL import Image
+
+    pictures: dict[str, bytes] = {}
+    for key, x in witnesses.items():
+        if x.ndim != 3 or x.shape[0] not in (1, 3) or min(x.shape[1:]) < 4:
+            continue
+        # Shown from its smallest to its largest value, channel by channel: normalisations differ.
+        low, high = x.amin((1, 2), keepdim=True), x.amax((1, 2), keepdim=True)
+        shown = ((x - low) / (high - low).clamp_min(1e-12) * 255).round().to(torch.uint8)
+        pixels = shown.permute(1, 2, 0).squeeze(-1).numpy()
+        buffer = io.BytesIO()
+        Image.fromarray(pixels).save(buffer, "PNG")
+        pictures[key] = buffer.getvalue()
+    return pictures
+
+
+def _check_device(device: str) -> None:
+    try:
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise ModelError(f"device {device!r} cannot be used: {reason}") from error
+
+
+def _peak_memory() -> int:
+    """Peak resident memory of this process in bytes (0 where the system does not tell)."""
+    try:
+        import resource
+    except ImportError:
+        return 0
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return int(peak if sys.platform == "darwin" else peak * 1024)

@@ -1,0 +1,297 @@
+"""The command line: `lipscope analyze MODEL --data DIR_OR_FILE`, and small helpers.
+
+Heavy imports happen inside the commands, so that `lipscope --help` answers at once.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
+
+import typer
+
+from ._version import __version__
+from .errors import DataError, LipscopeError
+
+if TYPE_CHECKING:
+    from .data import ImagePreprocessing
+    from .models import LoadedModel
+    from .progress import Progress
+    from .results import Result
+
+app = typer.Typer(
+    name="lipscope",
+    help="How much can a trained network stretch its input? "
+    "Certified from above, attained from below, effectively on your data.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def main() -> NoReturn:
+    """Entry point: errors a user can cause end in one sentence and their exit code."""
+    try:
+        app(standalone_mode=True)
+    except LipscopeError as error:
+        _say(f"[bold red]error:[/] {_escaped(str(error))}")
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        _say("[bold]interrupted[/]: the same command goes on where this run stopped")
+        sys.exit(130)
+    sys.exit(0)
+
+
+def _version(shown: bool) -> None:
+    if shown:
+        print(f"lipscope {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def analyze(
+    model: Annotated[
+        str,
+        typer.Argument(
+            help="A built-in network (see `lipscope models`), or `module:callable` / `file.py:callable`, "
+            "a function without arguments that returns a torch module."
+        ),
+    ],
+    data: Annotated[
+        str,
+        typer.Option(
+            help="A folder of images, an image, an .npy, .npz, .safetensors or .pt file of samples "
+            "(first dimension), or `demo` for the built-in photographs."
+        ),
+    ],
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            help="Run folder for result.json, report.html and the witnesses; an interrupted run goes on from it. "
+            "Default: a folder under runs/ named after model, data and options."
+        ),
+    ] = None,
+    state: Annotated[
+        Path | None, typer.Option(help="Weights to load: a .safetensors, .pt or .pth state dict.")
+    ] = None,
+    input_shape: Annotated[
+        str | None,
+        typer.Option(help="Per-sample input shape, such as 3x224x224. Default: the model's or the data's."),
+    ] = None,
+    mean: Annotated[
+        str | None, typer.Option(help="Image normalisation: means per channel in 0..1, such as 0.485,0.456,0.406.")
+    ] = None,
+    std: Annotated[
+        str | None, typer.Option(help="Image normalisation: standard deviations per channel.")
+    ] = None,
+    resize: Annotated[
+        int | None, typer.Option(help="Resize the shorter side of images to this before the centre crop.", min=1)
+    ] = None,
+    samples: Annotated[
+        int | None, typer.Option(help="Use only this many samples, chosen at random with --seed.", min=1)
+    ] = None,
+    pairs: Annotated[
+        int, typer.Option(help="Random pairs of samples behind the secant slopes.", min=1)
+    ] = 10_000,
+    tolerance: Annotated[
+        float, typer.Option(help="Relative accuracy of Lip(x) at each sample.", min=1e-12, max=0.5)
+    ] = 1e-3,
+    batch_size: Annotated[
+        int, typer.Option(help="Samples treated at once; memory grows with it.", min=1)
+    ] = 16,
+    seed: Annotated[int, typer.Option(help="Seed of all random choices.")] = 0,
+    device: Annotated[
+        str, typer.Option(help="Where the estimates are computed: cpu, cuda, cuda:1, mps.")
+    ] = "cpu",
+    dtype: Annotated[
+        Literal["float32", "float64"],
+        typer.Option(help="Precision of the estimates; certificates and witnesses are always float64."),
+    ] = "float32",
+) -> None:
+    """Analyse a network on a data set: certified upper, attained lower and effective constants.
+
+    Prints the table, and writes result.json, report.html and the witness inputs to the run folder.
+
+    [bold]Examples[/]
+
+      lipscope analyze alexnet-trunk --data demo
+
+      lipscope analyze alexnet-trunk --data photos/ --output runs/photos
+
+      lipscope analyze my_model.py:build --state weights.safetensors --data test.npy
+    """
+    from .analysis import Options, analyze, default_output
+    from .data import load_samples
+    from .models import load_model
+
+    options = Options(pairs, tolerance, batch_size, seed, device, dtype)
+    loaded = load_model(model, state, notify=lambda message: _say(_escaped(message)))
+    shape = _parse_shape(input_shape) if input_shape else loaded.input_shape
+    inputs = load_samples(data, shape, _preprocessing(loaded, shape, mean, std, resize))
+    if samples is not None and samples < len(inputs):
+        inputs = inputs.take(samples, seed)
+    asked = {"model": model, "state": str(state), "data": data, "shape": shape, "samples": samples,
+             "mean": mean, "std": std, "resize": resize, "options": repr(options)}  # fmt: skip
+    folder = output or default_output(loaded.name, data, asked)
+    with _progress_bars() as progress:
+        result = analyze(
+            loaded.module, inputs, name=loaded.name, output=folder, options=options, progress=progress
+        )
+    _show(result)
+    _say(f"\nwrote {_escaped(str(folder / 'result.json'))} and {_escaped(str(folder / 'report.html'))}")
+
+
+@app.command()
+def report(
+    run: Annotated[Path, typer.Argument(help="A run folder, or its result.json.")],
+    html: Annotated[
+        Path | None, typer.Option(help="Write the HTML page here. Default: report.html in the run folder.")
+    ] = None,
+) -> None:
+    """Print the table of a finished run again and rebuild its HTML page from result.json."""
+    from .analysis import witness_pictures
+    from .report import write_html
+    from .results import Result
+    from .runs import REPORT, RESULT, WITNESS
+
+    path = run / RESULT if run.is_dir() else run
+    try:
+        result = Result.from_json(path.read_bytes())
+    except OSError as error:
+        raise DataError(f"cannot read {path}: {error.strerror}; give a run folder or a result.json") from error
+    except LipscopeError as error:
+        raise DataError(f"{path}: {error}") from error
+    stored = path.parent / WITNESS
+    pictures = witness_pictures(_read_tensors(stored)) if stored.exists() else {}
+    target = html or path.parent / REPORT
+    write_html(result, target, pictures)
+    _show(result)
+    _say(f"\nwrote {_escaped(str(target))}")
+
+
+@app.command()
+def models() -> None:
+    """List the built-in networks."""
+    from rich.table import Table
+
+    from .models import ZOO
+
+    table = Table("name", "input", "description", box=None, pad_edge=False)
+    for name, entry in ZOO.items():
+        table.add_row(name, "×".join(map(str, entry.input_shape)), entry.description)
+    _console(error=False).print(table)
+
+
+@app.command()
+def schema() -> None:
+    """Print the JSON schema of result.json."""
+    import json
+
+    from .results import Result
+
+    print(json.dumps(Result.model_json_schema(mode="serialization"), indent=2))
+
+
+def _preprocessing(
+    loaded: LoadedModel, shape: tuple[int, ...] | None, mean: str | None, std: str | None, resize: int | None
+) -> ImagePreprocessing | None:
+    """The model's own preprocessing, or crops of its input's size, with what the options change."""
+    from dataclasses import replace
+
+    from .data import ImagePreprocessing
+
+    base = loaded.preprocessing
+    if base is not None and shape is not None and shape[-2:] != base.size:
+        base = replace(base, size=(shape[-2], shape[-1]))
+    if not (mean or std or resize):
+        return base
+    if base is None and shape is None:
+        raise DataError("--mean, --std and --resize need the model's --input-shape, such as 3x224x224")
+    base = base or ImagePreprocessing.for_shape(shape or ())
+    if mean:
+        base = replace(base, mean=_parse_numbers("--mean", mean, len(base.mean)))
+    if std:
+        base = replace(base, std=_parse_numbers("--std", std, len(base.std)))
+    return base if resize is None else replace(base, resize=resize)
+
+
+def _parse_shape(text: str) -> tuple[int, ...]:
+    try:
+        shape = tuple(int(part) for part in text.lower().replace(",", "x").split("x"))
+    except ValueError:
+        shape = ()
+    if not shape or min(shape) < 1:
+        raise DataError(f"--input-shape {text}: write positive integers as in 3x224x224")
+    return shape
+
+
+def _parse_numbers(option: str, text: str, count: int) -> tuple[float, ...]:
+    try:
+        values = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        values = ()
+    if len(values) not in (1, count):
+        raise DataError(f"{option} {text}: write one number, or {count} separated by commas")
+    return values * count if len(values) == 1 else values
+
+
+def _read_tensors(path: Path) -> dict[str, object]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise DataError(f"cannot read {path}: {error}; delete it to build the report without pictures") from error
+
+
+@contextmanager
+def _progress_bars() -> Iterator[Progress]:
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description:<20}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=_console(), transient=True) as bars:
+        tasks: dict[str, object] = {}
+
+        def show(stage: str, done: int, total: int) -> None:
+            if stage not in tasks:
+                tasks[stage] = bars.add_task(stage, total=total)
+            bars.update(tasks[stage], completed=done, total=total)  # type: ignore[arg-type]
+
+        yield show
+
+
+def _show(result: Result) -> None:
+    from .report import print_result
+
+    print_result(result, _console(error=False))
+
+
+def _console(error: bool = True):  # type: ignore[no-untyped-def]
+    from rich.console import Console
+
+    return Console(stderr=error, highlight=False)
+
+
+def _say(message: str) -> None:
+    _console().print(message, soft_wrap=True)
+
+
+def _escaped(text: str) -> str:
+    from rich.markup import escape
+
+    return escape(text)

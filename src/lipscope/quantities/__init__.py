@@ -1,0 +1,19 @@
+"""The quantities: one function each, from a graph and data to a typed result."""
+
+from .analytical import analytical
+from .effective import MeanSlopes, effective, mean_slopes, scalar_slopes
+from .empirical import empirical
+from .local import local
+from .witness import Pair, evaluate_pair
+
+__all__ = [
+    "MeanSlopes",
+    "Pair",
+    "analytical",
+    "effective",
+    "empirical",
+    "evaluate_pair",
+    "local",
+    "mean_slopes",
+    "scalar_slopes",
+]

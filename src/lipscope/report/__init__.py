@@ -1,0 +1,8 @@
+"""What people read: the terminal table and the HTML page. Both see a `Result` and nothing else."""
+
+from __future__ import annotations
+
+from .html import render_html, write_html
+from .terminal import print_result
+
+__all__ = ["print_result", "render_html", "write_html"]

@@ -1,0 +1,125 @@
+"""Numbers and names as text, for the terminal and the page alike.
+
+Bounds stay true as printed: an upper bound is rounded up, a lower bound down, anything else to
+nearest.
+"""
+
+from __future__ import annotations
+
+import math
+import unicodedata
+from decimal import ROUND_CEILING, ROUND_FLOOR, ROUND_HALF_EVEN, Context, Decimal
+
+from ..results import Kind
+
+MISSING = "—"
+
+_DIGITS = 4
+_EXACT = 2500  # decimal digits that hold the square of any float
+_ROUNDING = {"upper": ROUND_CEILING, "lower": ROUND_FLOOR, "estimate": ROUND_HALF_EVEN}
+# Marks and overrides that reorder the text around them.
+_BIDIRECTIONAL = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+
+
+def number(value: float | None, kind: Kind = "estimate", digits: int = _DIGITS) -> str:
+    """`value` to `digits` significant digits, rounded in the direction that keeps its kind true."""
+    if value is None or math.isnan(value):
+        return MISSING
+    if math.isinf(value):
+        return "∞" if value > 0 else "-∞"
+    return _text(Decimal(value), kind, digits)
+
+
+def square(value: float, kind: Kind = "estimate", digits: int = _DIGITS) -> str:
+    """`value` squared, as `number` would print it; does not overflow."""
+    if math.isnan(value) or math.isinf(value):
+        return number(abs(value))
+    exact = Context(prec=_EXACT).multiply(Decimal(value), Decimal(value))
+    return _text(exact, kind, digits)
+
+
+def _text(exact: Decimal, kind: Kind, digits: int) -> str:
+    context = Context(prec=digits, rounding=_ROUNDING[kind])
+    rounded = context.create_decimal(exact)
+    if rounded.is_zero():
+        return "0"
+    exponent = rounded.adjusted()
+    if -4 < exponent < digits:
+        plain_text = f"{rounded:f}"
+        return plain_text.rstrip("0").rstrip(".") if "." in plain_text else plain_text
+    sign, figures, _ = rounded.as_tuple()
+    mantissa = "".join(map(str, figures)).rstrip("0")
+    point = f".{mantissa[1:]}" if len(mantissa) > 1 else ""
+    return f"{'-' if sign else ''}{mantissa[0]}{point}e{exponent:+03d}"
+
+
+def bracket(lower: float, upper: float) -> str:
+    """`lower ≤ L ≤ upper`, each end rounded outward."""
+    return f"{number(lower, 'lower')} ≤ L ≤ {number(upper, 'upper')}"
+
+
+def mean_std(mean: float, std: float) -> str:
+    """`mean ± std`; the mean alone where there is no deviation (one sample)."""
+    return number(mean) if math.isnan(std) else f"{number(mean, digits=3)} ± {number(std, digits=3)}"
+
+
+def integer(value: int) -> str:
+    """An integer with its thousands apart."""
+    return f"{value:,}"
+
+
+def duration(seconds: float) -> str:
+    """A duration in the unit that suits it."""
+    if not math.isfinite(seconds):
+        return MISSING
+    if seconds < 0.0095:
+        return f"{seconds * 1e3:.1f} ms"
+    if seconds < 59.5:
+        return f"{seconds:.2f} s" if seconds < 0.995 else f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest:02d} s"
+    hours, minutes = divmod(minutes, 60)
+    return f"{integer(hours)} h {minutes:02d} min"
+
+
+def passes(forward_passes: float | None) -> str | None:
+    """A number of network evaluations, or None where none was counted."""
+    if forward_passes is None or not math.isfinite(forward_passes):
+        return None
+    return f"{integer(round(forward_passes))} passes"
+
+
+def memory(size: int) -> str:
+    """A size in bytes in binary units."""
+    amount = float(size)
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if amount < 1024:
+            return f"{amount:.0f} {unit}" if unit == "B" else f"{amount:.3g} {unit}"
+        amount /= 1024
+    return f"{amount:,.1f} TiB"
+
+
+def shape(sizes: list[int]) -> str:
+    """A tensor shape such as 64 × 55 × 55."""
+    return " × ".join(map(str, sizes)) if sizes else "scalar"
+
+
+def plain(text: str) -> str:
+    """Text from outside with control characters and direction overrides shown, not obeyed."""
+    if text.isascii() and text.isprintable():
+        return text
+    return "".join(_visible(character) for character in text)
+
+
+def _visible(character: str) -> str:
+    hidden = unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp") or character in _BIDIRECTIONAL
+    return character.encode("unicode_escape").decode("ascii") if hidden else character
+
+
+def elide(text: str, length: int) -> str:
+    """At most `length` characters, the middle left out: both ends of a path tell it apart."""
+    if len(text) <= length:
+        return text
+    tail = length * 3 // 5
+    return f"{text[: length - tail - 1]}…{text[-tail:]}"

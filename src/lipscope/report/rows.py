@@ -1,0 +1,151 @@
+"""The rows of the main table, in the same words for the terminal and the page."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+from ..results import Effective, Kind, Quantity, Result, Witness
+from . import format as fmt
+
+SIGNS: dict[Kind, str] = {"upper": "≤", "lower": "≥", "estimate": "≈"}
+
+KINDS: dict[Kind, str] = {
+    "upper": "Proved. The Lipschitz constant L of the network is at most this number, for all inputs; "
+    "rounding errors are included.",
+    "lower": "Attained. A stored pair of inputs is stretched by this factor, re-evaluated in float64, "
+    "so L is at least this number.",
+    "estimate": "Neither proved nor attained. It describes the network on these data and bounds nothing.",
+}
+
+READINGS: dict[str, str] = {
+    "active": "mean slopes at the samples",
+    "secant": "mean secant slopes over pairs",
+    "paper": "mean slopes, pooling as 1/τ",
+}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One quantity, as text; names from outside are already made printable, not escaped."""
+
+    key: Literal["analytical", "local", "empirical", "effective"]
+    name: str
+    symbol: tuple[str, str]
+    variant: str
+    kind: Kind
+    value: float
+    value_text: str
+    square_text: str
+    seconds: str
+    passes: str | None
+    meaning: str
+    basis: str
+    witness: tuple[str, ...]
+    product: str | None
+
+    @property
+    def symbol_text(self) -> str:
+        """The symbol on one line: L_c, max Lip(x), L_emp or L_eff."""
+        return "_".join(part for part in self.symbol if part)
+
+    @property
+    def notes(self) -> list[str]:
+        """What stands behind the number, in a line each, for plain text."""
+        found = [self.basis, " – ".join(self.witness), f"∏p_k = {self.product}" if self.product else ""]
+        return [note for note in found if note]
+
+    @property
+    def full_name(self) -> str:
+        """The quantity in words, with its variant."""
+        return f"{self.name}, {self.variant}" if self.variant else self.name
+
+
+def rows(result: Result, name_length: int = 48) -> list[Row]:
+    """The table from the certified upper bound down, names of samples cut to `name_length`."""
+    analytical, local, empirical = result.analytical, result.local, result.empirical
+    layers = len(analytical.layers)
+    found = [
+        _row(
+            analytical,
+            "analytical",
+            ("L", "c"),
+            meaning="no two inputs are stretched more"
+            if math.isfinite(analytical.value)
+            else "no finite bound was proved",
+            basis=f"certified norms of {layers} layer{'s' * (layers != 1)}",
+        ),
+        _row(
+            local,
+            "local",
+            ("max Lip(x)", ""),
+            meaning=_local_meaning(result),
+            witness=_named(local.witness, name_length),
+        ),
+    ]
+    if empirical is not None:
+        pairs = f"{fmt.integer(empirical.pairs)} sample pair{'s' * (empirical.pairs != 1)}"
+        found.append(
+            _row(
+                empirical,
+                "empirical",
+                ("L", "emp"),
+                meaning=f"largest of {pairs}",
+                witness=_named(empirical.witness, name_length),
+            )
+        )
+    return found + [_effective_row(effective) for effective in result.effective]
+
+
+def _effective_row(effective: Effective) -> Row:
+    product = effective.slope_product
+    unit = "layer" if effective.level == "scalar" else "channel"
+    return _row(
+        effective,
+        "effective",
+        ("L", "eff"),
+        variant=f"{effective.level}, {effective.reading}",
+        meaning=f"{READINGS[effective.reading]}, one per {unit}",
+        product=None if product is None else fmt.number(product),
+    )
+
+
+def _row(
+    quantity: Quantity,
+    key: Literal["analytical", "local", "empirical", "effective"],
+    symbol: tuple[str, str],
+    meaning: str,
+    basis: str = "",
+    witness: tuple[str, ...] = (),
+    product: str | None = None,
+    variant: str = "",
+) -> Row:
+    return Row(
+        key=key,
+        name=key,
+        symbol=symbol,
+        variant=variant,
+        kind=quantity.kind,
+        value=quantity.value,
+        value_text=fmt.number(quantity.value, quantity.kind),
+        square_text=fmt.square(quantity.value, quantity.kind),
+        seconds=fmt.duration(quantity.cost.seconds),
+        passes=fmt.passes(quantity.cost.forward_passes),
+        meaning=meaning,
+        basis=basis,
+        witness=witness,
+        product=product,
+    )
+
+
+def _local_meaning(result: Result) -> str:
+    local = result.local
+    count = len(local.estimates)
+    if count == 1:
+        return "one sample"
+    return f"mean {fmt.mean_std(local.mean, local.std)} over {fmt.integer(count)} samples"
+
+
+def _named(witness: Witness, length: int) -> tuple[str, ...]:
+    return tuple(fmt.elide(fmt.plain(name), length) for name in witness.samples)

@@ -1,0 +1,194 @@
+"""The result as a table in the terminal."""
+
+from __future__ import annotations
+
+import math
+
+from rich import box
+from rich.console import Console
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from ..results import Kind, LayerSlope, Result
+from . import format as fmt
+from .rows import SIGNS, Row, rows
+
+_STYLES: dict[Kind, str] = {"upper": "magenta", "lower": "green", "estimate": "cyan"}
+_ASCII = str.maketrans(
+    {
+        "≤": "<=",
+        "≥": ">=",
+        "≈": "~",
+        "²": "^2",
+        "∏": "prod ",
+        "±": "+/-",
+        "∞": "inf",
+        "×": "x",
+        "–": "-",
+        "—": "-",
+        "…": "...",
+        "τ": "tau",
+    }
+)
+_ROOM_FOR_MEANING = 110
+_MOST_SLOPES = 40
+
+
+def print_result(result: Result, console: Console) -> None:
+    """Print the bracket, the table of quantities and the mean slopes p_k."""
+    _Printer(console).show(result)
+
+
+class _Printer:
+    """Prints on one console: knows its width and whether it can show more than ASCII."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        self.unicode = console.encoding.lower().startswith("utf")
+
+    def show(self, result: Result) -> None:
+        self.console.print()
+        self._header(result)
+        self._bracket(result)
+        self.console.print()
+        if self.console.width >= _ROOM_FOR_MEANING:
+            self._table(rows(result, name_length=60))
+        else:
+            self._list(rows(result, name_length=34))
+        if result.slopes:
+            self.console.print()
+            self._slopes(result.slopes)
+        self._notices(result)
+
+    def _text(self, text: str, style: str = "") -> Text:
+        """Never markup: names may hold brackets."""
+        if not self.unicode:
+            encoding = self.console.encoding
+            text = text.translate(_ASCII).encode(encoding, "backslashreplace").decode(encoding)
+        return Text(text, style=style, overflow="fold")
+
+    def _header(self, result: Result) -> None:
+        samples = result.data.samples
+        rest = f" on {fmt.plain(result.data.name)}, {fmt.integer(samples)} sample{'s' * (samples != 1)}"
+        model = self._text(fmt.plain(result.model.name), "bold")
+        self.console.print(Text.assemble(model, self._text(rest, "dim")))
+
+    def _bracket(self, result: Result) -> None:
+        low, between, high = fmt.bracket(result.lower, result.upper).partition(" ≤ L ≤ ")
+        line = Text.assemble(
+            self._text(low, f"bold {_STYLES['lower']}"),
+            self._text(between),
+            self._text(high, f"bold {_STYLES['upper']}"),
+        )
+        proved = " ≤ certified" if math.isfinite(result.upper) else ", no upper bound proved"
+        legend = self._text(f"   attained ≤ Lipschitz constant{proved}", "dim")
+        fits = line.cell_len + legend.cell_len <= self.console.width
+        self.console.print(Text.assemble(line, legend) if fits else line)
+
+    def _table(self, found: list[Row]) -> None:
+        """One row a quantity, its meaning in the last column."""
+        table = _empty_table()
+        table.add_column("Quantity", no_wrap=True)
+        table.add_column("Kind", no_wrap=True)
+        table.add_column("Value", justify="right", no_wrap=True)
+        table.add_column(self._text("Value²"), justify="right", no_wrap=True)
+        table.add_column("Cost", justify="right", no_wrap=True)
+        table.add_column("Meaning and witness")
+        for row in found:
+            name, kind, value, square = self._figures(row)
+            if row.variant:
+                name = Text.assemble(name, self._text(f"\n{row.variant}", "dim"))
+            table.add_row(
+                name,
+                kind,
+                value,
+                square,
+                self._text("\n".join(filter(None, [row.seconds, row.passes])), "dim"),
+                Text.assemble(
+                    self._text(row.meaning), *(self._text(f"\n{note}", "dim") for note in row.notes)
+                ),
+            )
+        self.console.print(table)
+
+    def _list(self, found: list[Row]) -> None:
+        """One line of figures a quantity, its meaning below it."""
+        lines = [[self._text(title) for title in ("Quantity", "Kind", "Value", "Value²", "Cost")]]
+        for row in found:
+            name, kind, value, square = self._figures(row)
+            if row.variant:
+                name = Text.assemble(name, self._text(f" {row.variant}", "dim"))
+            lines.append([name, kind, value, square, self._text(row.seconds, "dim")])
+        for title in lines[0]:
+            title.stylize("bold")
+
+        def needed() -> int:
+            return sum(max(line[column].cell_len for line in lines) for column in range(len(lines[0]))) + 8
+
+        if needed() > self.console.width:
+            for row, line in zip(found, lines[1:], strict=True):
+                if row.variant:
+                    line[0] = self._text(f"{row.symbol_text} {row.variant}")
+        cost_apart = needed() > self.console.width
+        if cost_apart:
+            lines = [line[:-1] for line in lines]
+        widths = [max(line[column].cell_len for line in lines) for column in range(len(lines[0]))]
+        for place, line in enumerate(lines):
+            for column, (cell, width) in enumerate(zip(line, widths, strict=True)):
+                cell.align("right" if column >= 2 else "left", width)
+            self.console.print(Text("  ").join(line))
+            if place == 0:
+                rule = "─" if self.unicode else "-"
+                self.console.print(Text(rule * min(self.console.width, sum(widths) + 2 * len(widths) - 2)))
+                continue
+            row = found[place - 1]
+            cost = [row.seconds] if cost_apart else []
+            notes = [row.meaning, *row.notes, *cost, *([row.passes] if row.passes else [])]
+            self.console.print(Padding.indent(self._text("; ".join(notes), "dim"), 2))
+
+    def _figures(self, row: Row) -> tuple[Text, Text, Text, Text]:
+        style = _STYLES[row.kind]
+        return (
+            self._text(f"{row.name} {row.symbol_text}"),
+            self._text(f"{SIGNS[row.kind]} {row.kind}", style),
+            self._text(row.value_text, f"bold {style}"),
+            self._text(row.square_text),
+        )
+
+    def _slopes(self, slopes: list[LayerSlope]) -> None:
+        table = _empty_table()
+        table.add_column("Mean slope p_k", overflow="fold")
+        table.add_column("active", justify="right", no_wrap=True)
+        table.add_column("secant", justify="right", no_wrap=True)
+        hidden = len(slopes) - _MOST_SLOPES if len(slopes) > _MOST_SLOPES + 1 else 0
+        head = _MOST_SLOPES // 2
+        for place, slope in enumerate(slopes):
+            if hidden and place == head:
+                table.add_row(self._text(f"… {hidden} more layers", "dim"), "", "")
+            if hidden and head <= place < head + hidden:
+                continue
+            table.add_row(
+                Text.assemble(
+                    self._text(fmt.elide(fmt.plain(slope.place), 40)),
+                    self._text(f" {fmt.plain(slope.layer)}", "dim"),
+                ),
+                self._text(fmt.number(slope.active, digits=3)),
+                self._text(fmt.number(slope.secant, digits=3)),
+            )
+        self.console.print(table)
+
+    def _notices(self, result: Result) -> None:
+        if result.empirical is None:
+            notice = "No empirical constant: the data hold fewer than two distinct samples."
+        elif result.empirical.duplicate_count:
+            count = result.empirical.duplicate_count
+            were = "pair was" if count == 1 else "pairs were"
+            notice = f"{fmt.integer(count)} {were} left out: samples at distance zero."
+        else:
+            return
+        self.console.print()
+        self.console.print(self._text(notice, "yellow"))
+
+
+def _empty_table() -> Table:
+    return Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)

@@ -1,0 +1,160 @@
+"""The run folder: results, witnesses and the state an interrupted run resumes from.
+
+Layout: `result.json`, `report.html`, `witness.safetensors`, `run.json` (what the run is of) and
+`state/` (checkpoints, removed once the result is written). Every file is written beside its
+place and moved there, so none is ever half-written.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+from torch import Tensor
+
+from .errors import RunFolderError
+from .quantities.checkpoint import State
+
+RESULT, REPORT, WITNESS, IDENTITY = "result.json", "report.html", "witness.safetensors", "run.json"
+_STATE, _LOCK = "state", "lock"
+
+
+def write_atomically(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
+    """Write a file so that readers see the old content or the new one, never a part.
+
+    Raises:
+        RunFolderError: the disk is full, or the folder cannot be written.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with temporary.open("wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise RunFolderError(f"cannot write {path}: {error.strerror or error}") from error
+
+
+class RunFolder:
+    """A folder of one run, locked while in use; it is also the run's `Checkpoint`.
+
+    Args:
+        path: created if missing.
+        identity: what decides the result (fingerprints of model and data, options). A folder
+            that holds a run of another identity is refused.
+
+    Raises:
+        RunFolderError: not writable, in use by another process, or of another identity.
+    """
+
+    def __init__(self, path: Path, identity: Mapping[str, Any]) -> None:
+        self.path = path
+        try:
+            (path / _STATE).mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise RunFolderError(f"cannot create the run folder {path}: {error.strerror or error}") from error
+        self._lock = self._take_lock()
+        try:
+            self._check_identity(identity)
+        except BaseException:
+            self.close()
+            raise
+
+    def __enter__(self) -> RunFolder:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Release the folder to other processes."""
+        self._lock.close()
+
+    def load(self, name: str) -> State | None:
+        """The last checkpoint under the name; None if there is none (or an unreadable one)."""
+        path = self.path / _STATE / f"{name}.npz"
+        try:
+            with np.load(path, allow_pickle=False) as archive:
+                return {key: archive[key] for key in archive.files}
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, KeyError):
+            return None
+
+    def save(self, name: str, **state: np.ndarray) -> None:
+        """Replace the checkpoint under the name."""
+        write_atomically(self.path / _STATE / f"{name}.npz", lambda file: np.savez(file, **state))  # type: ignore[arg-type]
+
+    def load_text(self, name: str) -> str | None:
+        """A finished stage's record, if any."""
+        path = self.path / _STATE / f"{name}.json"
+        return path.read_text("utf-8") if path.exists() else None
+
+    def save_text(self, name: str, text: str) -> None:
+        """Record a finished stage."""
+        write_atomically(self.path / _STATE / f"{name}.json", lambda file: file.write(text.encode()))
+
+    def finish(self, result: str, report: str, witnesses: Mapping[str, Tensor]) -> None:
+        """Write the result, the report and the witness inputs, and drop the checkpoints."""
+        from safetensors.torch import save
+
+        content = {key: tensor.contiguous() for key, tensor in witnesses.items()}
+        write_atomically(self.path / WITNESS, lambda file: file.write(save(content)))
+        write_atomically(self.path / REPORT, lambda file: file.write(report.encode()))
+        write_atomically(self.path / RESULT, lambda file: file.write(result.encode()))
+        shutil.rmtree(self.path / _STATE, ignore_errors=True)
+
+    def _take_lock(self) -> IO[bytes]:
+        try:
+            file = (self.path / _LOCK).open("ab")
+        except OSError as error:
+            raise RunFolderError(f"cannot write in {self.path}: {error.strerror or error}") from error
+        try:
+            _lock_file(file)
+        except OSError as error:
+            file.close()
+            raise RunFolderError(
+                f"the run folder {self.path} is in use by another lipscope; wait for it or choose another --output"
+            ) from error
+        return file
+
+    def _check_identity(self, identity: Mapping[str, Any]) -> None:
+        path = self.path / IDENTITY
+        text = json.dumps(identity, indent=2, sort_keys=True)
+        if path.exists():
+            if path.read_text("utf-8") != text:
+                raise RunFolderError(
+                    f"{self.path} holds a run of another model, data set or options; choose another --output"
+                )
+            return
+        foreign = sorted(p.name for p in self.path.iterdir() if p.name not in (_STATE, _LOCK))
+        if foreign:
+            raise RunFolderError(
+                f"{self.path} is not a run folder (it holds {foreign[0]}); choose a new or empty --output"
+            )
+        write_atomically(path, lambda file: file.write(text.encode()))
+
+
+def _lock_file(file: IO[bytes]) -> None:
+    """Take an exclusive lock that the system releases when the process ends, however it ends."""
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        import msvcrt
+
+        msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined]
+    else:
+        fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def identity_key(identity: Mapping[str, Any]) -> str:
+    """Eight hexadecimal digits that name a run's identity."""
+    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:8]
