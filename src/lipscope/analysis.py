@@ -117,7 +117,9 @@ def analyze(
     else:
         graph, label = from_torch(module, samples.shape), name or type(module).__name__
     if graph.input_shape != samples.shape:
-        raise DataError(f"{samples.name}: samples of shape {samples.shape}, but the model takes {graph.input_shape}")
+        raise DataError(
+            f"{samples.name}: samples of shape {samples.shape}, but the model takes {graph.input_shape}"
+        )
     identity = {
         "lipscope": __version__,
         "model": graph.fingerprint(),
@@ -192,13 +194,13 @@ def _run(
             stages.progress("effective", number + 1, len(_READINGS))
         return _SlopeStage(effective=found, slopes=means.table(), pairs=means.pairs), None
 
+    def all_pairs() -> tuple[Empirical | None, Pair | None]:
+        found = empirical(graph, samples, batch_size=options.batch_size, progress=stages.progress)
+        return found if found is not None else (None, None)
+
     upper = stages.once("analytical", Analytical, lambda: (analytical(graph, stages.progress), None))
     averaged = stages.once("effective", _SlopeStage, slopes_and_effective)
-    pairwise = stages.once(
-        "empirical",
-        Empirical | None,  # type: ignore[arg-type]
-        lambda: empirical(graph, samples, batch_size=options.batch_size, progress=stages.progress) or (None, None),
-    )
+    pairwise: Empirical | None = stages.once("empirical", Empirical | None, all_pairs)  # type: ignore[arg-type]
     pointwise = stages.once(
         "local",
         Local,

@@ -17,6 +17,9 @@ from ._version import __version__
 from .errors import DataError, LipscopeError
 
 if TYPE_CHECKING:
+    from rich.console import Console
+    from torch import Tensor
+
     from .data import ImagePreprocessing
     from .models import LoadedModel
     from .progress import Progress
@@ -93,13 +96,15 @@ def analyze(
         typer.Option(help="Per-sample input shape, such as 3x224x224. Default: the model's or the data's."),
     ] = None,
     mean: Annotated[
-        str | None, typer.Option(help="Image normalisation: means per channel in 0..1, such as 0.485,0.456,0.406.")
+        str | None,
+        typer.Option(help="Image normalisation: means per channel in 0..1, such as 0.485,0.456,0.406."),
     ] = None,
     std: Annotated[
         str | None, typer.Option(help="Image normalisation: standard deviations per channel.")
     ] = None,
     resize: Annotated[
-        int | None, typer.Option(help="Resize the shorter side of images to this before the centre crop.", min=1)
+        int | None,
+        typer.Option(help="Resize the shorter side of images to this before the centre crop.", min=1),
     ] = None,
     samples: Annotated[
         int | None, typer.Option(help="Use only this many samples, chosen at random with --seed.", min=1)
@@ -172,7 +177,9 @@ def report(
     try:
         result = Result.from_json(path.read_bytes())
     except OSError as error:
-        raise DataError(f"cannot read {path}: {error.strerror}; give a run folder or a result.json") from error
+        raise DataError(
+            f"cannot read {path}: {error.strerror}; give a run folder or a result.json"
+        ) from error
     except LipscopeError as error:
         raise DataError(f"{path}: {error}") from error
     stored = path.parent / WITNESS
@@ -249,14 +256,16 @@ def _parse_numbers(option: str, text: str, count: int) -> tuple[float, ...]:
     return values * count if len(values) == 1 else values
 
 
-def _read_tensors(path: Path) -> dict[str, object]:
+def _read_tensors(path: Path) -> dict[str, Tensor]:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     try:
         return load_file(path)
     except (SafetensorError, OSError) as error:
-        raise DataError(f"cannot read {path}: {error}; delete it to build the report without pictures") from error
+        raise DataError(
+            f"cannot read {path}: {error}; delete it to build the report without pictures"
+        ) from error
 
 
 @contextmanager
@@ -264,7 +273,8 @@ def _progress_bars() -> Iterator[Progress]:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (TextColumn("{task.description:<20}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=_console(), transient=True) as bars:
+    console = _console()
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
         tasks: dict[str, object] = {}
 
         def show(stage: str, done: int, total: int) -> None:
@@ -281,7 +291,7 @@ def _show(result: Result) -> None:
     print_result(result, _console(error=False))
 
 
-def _console(error: bool = True):  # type: ignore[no-untyped-def]
+def _console(error: bool = True) -> Console:
     from rich.console import Console
 
     return Console(stderr=error, highlight=False)

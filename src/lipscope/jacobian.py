@@ -55,7 +55,7 @@ class Jacobian:
             for i in set(node.inputs):
                 if last_use[i] == index:
                     del values[i]
-        return values[len(self.graph.nodes) - 1].unflatten(0, lead)
+        return values[len(self.graph.nodes) - 1].reshape(*lead, *self.output_shape)
 
     def rmatvec(self, u: Tensor) -> Tensor:
         """Jᵀ u for a block (P, B, *out); returns (P, B, *in)."""
@@ -72,7 +72,7 @@ class Jacobian:
                 adjoints[i] = adjoints[i] + part if i in adjoints else part
         if INPUT not in adjoints:
             return u.new_zeros(*lead, *self.input_shape)
-        return adjoints[INPUT].unflatten(0, lead)
+        return adjoints[INPUT].reshape(*lead, *self.input_shape)
 
     def dense(self) -> Tensor:
         """The matrices themselves, shape (B, out, in); for small networks."""

@@ -28,7 +28,9 @@ class Cost(_Record):
     """What a number cost."""
 
     seconds: float
-    forward_passes: float | None = Field(None, description="network evaluations of one sample, or equivalents")
+    forward_passes: float | None = Field(
+        None, description="network evaluations of one sample, or equivalents"
+    )
 
 
 class Witness(_Record):
@@ -38,7 +40,9 @@ class Witness(_Record):
     """
 
     key: str
-    file: str | None = Field(None, description="safetensors file in the run folder; None if no folder was given")
+    file: str | None = Field(
+        None, description="safetensors file in the run folder; None if no folder was given"
+    )
     samples: list[str] = Field(description="names of the data samples it came from")
     distance: float = Field(description="‖x₁ − x₂‖")
     ratio: float = Field(description="the secant ratio, re-evaluated in float64")
@@ -59,7 +63,7 @@ class Quantity(_Record):
     @property
     def squared(self) -> float:
         """value², the energy ratio printed by the source."""
-        return self.value**2
+        return self.value * self.value
 
 
 class LayerBound(_Record):
@@ -68,8 +72,12 @@ class LayerBound(_Record):
     place: str
     layer: str = Field(description="layer type")
     shape: list[int] = Field(description="per-sample output shape")
-    constant: float = Field(description="certified Lipschitz constant (Bessel bound's root) of the layer alone")
-    cumulative: float = Field(description="certified Lipschitz constant from the input to this layer's output")
+    constant: float = Field(
+        description="certified Lipschitz constant (Bessel bound's root) of the layer alone"
+    )
+    cumulative: float = Field(
+        description="certified Lipschitz constant from the input to this layer's output"
+    )
 
 
 class Analytical(Quantity):
@@ -129,7 +137,9 @@ class Effective(Quantity):
         "1/τ times plain subsampling"
     )
     slope_product: float | None = Field(None, description="∏p_k (level scalar)")
-    relative_error: float = Field(description="estimated relative error of the spectral norm, from its residual")
+    relative_error: float = Field(
+        description="estimated relative error of the spectral norm, from its residual"
+    )
 
 
 class ModelInfo(_Record):
@@ -161,7 +171,9 @@ class Provenance(_Record):
     platform: str
     threads: int
     device: str
-    dtype: str = Field(description="precision of the estimates; certificates and witnesses are always float64")
+    dtype: str = Field(
+        description="precision of the estimates; certificates and witnesses are always float64"
+    )
     seed: int
     command: str
     started: str = Field(description="UTC, ISO 8601")

@@ -14,6 +14,7 @@ import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import IO, Any
+from zipfile import BadZipFile
 
 import numpy as np
 from torch import Tensor
@@ -25,8 +26,14 @@ RESULT, REPORT, WITNESS, IDENTITY = "result.json", "report.html", "witness.safet
 _STATE, _LOCK = "state", "lock"
 
 
-def write_atomically(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
+def write_atomically(path: Path, write: Callable[[IO[bytes]], Any], durable: bool = True) -> None:
     """Write a file so that readers see the old content or the new one, never a part.
+
+    Args:
+        path: replaced once its new content is complete.
+        write: called with the open file.
+        durable: wait until the disk has it. Checkpoints do without: the worst a power cut can do
+            is to lose one, and an unreadable checkpoint is computed again.
 
     Raises:
         RunFolderError: the disk is full, or the folder cannot be written.
@@ -35,8 +42,9 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
     try:
         with temporary.open("wb") as file:
             write(file)
-            file.flush()
-            os.fsync(file.fileno())
+            if durable:
+                file.flush()
+                os.fsync(file.fileno())
         temporary.replace(path)
     except OSError as error:
         temporary.unlink(missing_ok=True)
@@ -58,9 +66,14 @@ class RunFolder:
     def __init__(self, path: Path, identity: Mapping[str, Any]) -> None:
         self.path = path
         try:
-            (path / _STATE).mkdir(parents=True, exist_ok=True)
+            path.mkdir(parents=True, exist_ok=True)
+            foreign = sorted(p.name for p in path.iterdir() if p.name != _LOCK)
         except OSError as error:
-            raise RunFolderError(f"cannot create the run folder {path}: {error.strerror or error}") from error
+            raise RunFolderError(f"cannot use {path} as a run folder: {error.strerror or error}") from error
+        if foreign and not (path / IDENTITY).exists():
+            raise RunFolderError(
+                f"{path} is not a run folder (it holds {foreign[0]}); choose a new or empty --output"
+            )
         self._lock = self._take_lock()
         try:
             self._check_identity(identity)
@@ -86,12 +99,13 @@ class RunFolder:
                 return {key: archive[key] for key in archive.files}
         except FileNotFoundError:
             return None
-        except (OSError, ValueError, KeyError):
+        except (OSError, ValueError, KeyError, EOFError, BadZipFile):
             return None
 
     def save(self, name: str, **state: np.ndarray) -> None:
         """Replace the checkpoint under the name."""
-        write_atomically(self.path / _STATE / f"{name}.npz", lambda file: np.savez(file, **state))  # type: ignore[arg-type]
+        path = self.path / _STATE / f"{name}.npz"
+        write_atomically(path, lambda file: np.savez(file, **state), durable=False)  # type: ignore[arg-type]
 
     def load_text(self, name: str) -> str | None:
         """A finished stage's record, if any."""
@@ -100,7 +114,8 @@ class RunFolder:
 
     def save_text(self, name: str, text: str) -> None:
         """Record a finished stage."""
-        write_atomically(self.path / _STATE / f"{name}.json", lambda file: file.write(text.encode()))
+        path = self.path / _STATE / f"{name}.json"
+        write_atomically(path, lambda file: file.write(text.encode()), durable=False)
 
     def finish(self, result: str, report: str, witnesses: Mapping[str, Tensor]) -> None:
         """Write the result, the report and the witness inputs, and drop the checkpoints."""
@@ -134,13 +149,9 @@ class RunFolder:
                 raise RunFolderError(
                     f"{self.path} holds a run of another model, data set or options; choose another --output"
                 )
-            return
-        foreign = sorted(p.name for p in self.path.iterdir() if p.name not in (_STATE, _LOCK))
-        if foreign:
-            raise RunFolderError(
-                f"{self.path} is not a run folder (it holds {foreign[0]}); choose a new or empty --output"
-            )
-        write_atomically(path, lambda file: file.write(text.encode()))
+        else:
+            write_atomically(path, lambda file: file.write(text.encode()))
+        (self.path / _STATE).mkdir(exist_ok=True)
 
 
 def _lock_file(file: IO[bytes]) -> None:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -95,13 +96,13 @@ class Selector(Slope):
     def _gather(self, v: Tensor, cells: Tensor) -> Tensor:
         flat = v.flatten(-len(self.windows.size))
         index = cells.flatten(-len(self.windows.size)).expand(*flat.shape[:-1], -1)
-        return flat.gather(-1, index).unflatten(-1, self.windows.out_size)
+        return flat.gather(-1, index).reshape(*flat.shape[:-1], *self.windows.out_size)
 
     def _scatter(self, u: Tensor, cells: Tensor) -> Tensor:
         dims = len(self.windows.size)
         index = cells.flatten(-dims).expand(*u.shape[:-dims], -1)
         flat = u.new_zeros(*u.shape[:-dims], math.prod(self.windows.size))
-        return flat.scatter_add_(-1, index, u.flatten(-dims)).unflatten(-1, self.windows.size)
+        return flat.scatter_add_(-1, index, u.flatten(-dims)).reshape(*u.shape[:-dims], *self.windows.size)
 
 
 @dataclass
@@ -115,7 +116,9 @@ class SecantSelector(Selector):
         return self.share * self._gather(v, self.cells) + (1 - self.share) * self._gather(v, self.other_cells)
 
     def transpose(self, u: Tensor) -> Tensor:
-        return self._scatter(self.share * u, self.cells) + self._scatter((1 - self.share) * u, self.other_cells)
+        return self._scatter(self.share * u, self.cells) + self._scatter(
+            (1 - self.share) * u, self.other_cells
+        )
 
     def mean(self, level: Level) -> AveragedSlope:
         parts = [(self.cells, self.share), (self.other_cells, 1 - self.share)]
@@ -163,7 +166,9 @@ def subsampling(windows: Windows) -> TapWeights:
     return TapWeights(kept, windows)
 
 
-def _mean_tap_weights(windows: Windows, parts: list[tuple[Tensor, Tensor | None]], level: Level) -> TapWeights:
+def _mean_tap_weights(
+    windows: Windows, parts: Sequence[tuple[Tensor, Tensor | None]], level: Level
+) -> TapWeights:
     """Selection frequency of every tap. At level `scalar` it is the same for all taps: 1/τ."""
     if level == "scalar":
         return uniform_taps(windows)

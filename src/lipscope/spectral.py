@@ -19,11 +19,15 @@ from torch import Tensor
 
 from .layers.base import Shape
 
+_DENSE_UP_TO = 32
+_DENSE_BLOCK = 8
+
 
 class LinearOperator(Protocol):
     """What the solver needs: B operators at once on blocks (P, B, *shape); see `Jacobian`."""
 
-    batch: int
+    @property
+    def batch(self) -> int: ...  # noqa: D102
 
     @property
     def input_shape(self) -> Shape: ...  # noqa: D102
@@ -43,6 +47,7 @@ class SpectralNorm:
     `value` (B,) never exceeds the true norm but for rounding; `error` (B,) estimates the distance
     to the singular value converged to, from the residual; `left` (B, *out) and `right` (B, *in)
     are unit vectors with J right ≈ value·left; `steps` counts products with J (and as many with Jᵀ).
+    A zero operator has zero vectors where nothing is stretched.
     """
 
     value: Tensor
@@ -66,6 +71,8 @@ def spectral_norm(
 ) -> SpectralNorm:
     """Estimate the spectral norm (Euclidean operator norm) of each operator in a batch.
 
+    Operators with at most 32 inputs or outputs are written out and solved directly.
+
     Args:
         operator: products with J and Jᵀ on blocks (P, B, *shape).
         tolerance: stop when every estimated error is below tolerance·value.
@@ -82,6 +89,8 @@ def spectral_norm(
     """
     if block < 1 or max_steps < 1:
         raise ValueError("block and max_steps must be positive")
+    if min(_size(operator.output_shape), _size(operator.input_shape)) <= _DENSE_UP_TO:
+        return _dense(operator, dtype, device)
     run = _Bidiagonalisation(operator, block, dtype, device)
     current = run.start_vectors(start, seed)
     steps = 0
@@ -100,6 +109,33 @@ def spectral_norm(
         left=result.left.reshape(operator.batch, *operator.output_shape),
         right=result.ritz[..., 0].reshape(shape),
         steps=steps,
+    )
+
+
+def _dense(operator: LinearOperator, dtype: torch.dtype, device: torch.device | str) -> SpectralNorm:
+    """The norm from the matrix itself, for operators with few inputs or outputs (exact but for rounding)."""
+    by_rows = _size(operator.output_shape) <= _size(operator.input_shape)
+    shape = operator.output_shape if by_rows else operator.input_shape
+    multiply = operator.rmatvec if by_rows else operator.matvec
+    count = _size(shape)
+    units = torch.eye(count, dtype=dtype, device=device).reshape(count, 1, *shape)
+    blocks = units.expand(-1, operator.batch, *shape).split(_DENSE_BLOCK)
+    matrix = torch.cat([multiply(block) for block in blocks]).flatten(2).transpose(0, 1)
+    # Scaled, so that squares neither overflow nor vanish.
+    scale = matrix.abs().amax((1, 2), keepdim=True).clamp_min(torch.finfo(dtype).tiny)
+    matrix = matrix / scale
+    eigenvalues, vectors = torch.linalg.eigh(matrix @ matrix.mT)
+    value = eigenvalues[:, -1].clamp_min(0).sqrt() * scale[:, 0, 0]
+    short = vectors[:, :, -1]
+    long = (short.unsqueeze(1) @ matrix).squeeze(1)
+    long = long / long.norm(dim=1, keepdim=True).clamp_min(torch.finfo(dtype).tiny)
+    left, right = (short, long) if by_rows else (long, short)
+    return SpectralNorm(
+        value=value,
+        error=value * (count * torch.finfo(dtype).eps),
+        left=left.reshape(-1, *operator.output_shape),
+        right=right.reshape(-1, *operator.input_shape),
+        steps=-(-count // 2),
     )
 
 
@@ -132,10 +168,12 @@ class _Bidiagonalisation:
         vectors = random.to(self.device, self.dtype).expand(batch, -1, -1).clone()
         if start is not None:
             given = start.flatten(2).permute(1, 2, 0)[..., : self.block].to(self.device, self.dtype)
-            # A small random part keeps the sought direction reachable from any start.
-            noise = 1e-3 * given.norm(dim=1, keepdim=True) / max(self.columns, 1) ** 0.5
-            count = given.shape[-1]
-            vectors[..., :count] = given + noise * vectors[..., :count]
+            # A small random part keeps the sought direction reachable from any start. A lone start vector
+            # that is already singular still stops at once: where vectors may cross, take block ≥ 2.
+            length = given.norm(dim=1, keepdim=True)
+            noise = 1e-3 * length / max(self.columns, 1) ** 0.5
+            random = vectors[..., : given.shape[-1]]
+            vectors[..., : given.shape[-1]] = torch.where(length > 0, given + noise * random, random)
         return vectors
 
     def sweep(self, start: Tensor, budget: int, tolerance: float) -> _Sweep:
@@ -145,7 +183,8 @@ class _Bidiagonalisation:
         # (H. Simon, H. Zha, 2000), at a fraction of the memory traffic.
         left_memory = None if self.rows <= self.columns else 1
         right_memory = None if self.columns < self.rows else 1
-        rights, lefts = [right], []
+        rights: list[Tensor] = [right]
+        lefts: list[Tensor] = []
         diagonal: list[Tensor] = []
         coupling: list[Tensor] = []
         for step in range(1, budget + 1):

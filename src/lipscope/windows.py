@@ -6,6 +6,7 @@ import itertools
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -54,7 +55,9 @@ class Windows:
         periods = []
         for dim, stride in enumerate(self.stride):
             last_output = (self.out_size[dim] - 1) * stride
-            reach = max(self.size[dim] + self.padding[dim], self.span(dim) - self.padding[dim], last_output + 1)
+            reach = max(
+                self.size[dim] + self.padding[dim], self.span(dim) - self.padding[dim], last_output + 1
+            )
             periods.append(-(-reach // stride) * stride)
         return tuple(periods)
 
@@ -75,10 +78,10 @@ class Windows:
     def tap_views(self, padded: Tensor) -> Iterator[Tensor]:
         """For each tap in row-major order, the view of `padded` (see `pad`) with one cell a window."""
         for tap in itertools.product(*(range(k) for k in self.kernel)):
-            index: list[slice] = []
+            index: list[Any] = [...]
             for t, d, s, out in zip(tap, self.dilation, self.stride, self.out_size, strict=True):
                 index.append(slice(t * d, t * d + (out - 1) * s + 1, s))
-            yield padded[(..., *index)]
+            yield padded[tuple(index)]
 
     def tap_of(self, cells: Tensor) -> Tensor:
         """The row-major tap number of the flat input cell that each window (last dimensions) selected."""
@@ -87,14 +90,16 @@ class Windows:
         for dim in reversed(range(len(self.size))):
             cell = remaining % self.size[dim]
             remaining = torch.div(remaining, self.size[dim], rounding_mode="floor")
-            first = torch.arange(self.out_size[dim], device=cells.device) * self.stride[dim] - self.padding[dim]
+            first = (
+                torch.arange(self.out_size[dim], device=cells.device) * self.stride[dim] - self.padding[dim]
+            )
             first = first.reshape(-1, *[1] * (len(self.size) - 1 - dim))
             along = torch.div(cell - first, self.dilation[dim], rounding_mode="floor")
             tap += along * math.prod(self.kernel[dim + 1 :])
         return tap
 
     def centre_tap(self) -> int:
-        """The row-major number of the middle tap; it lies inside the box for every legal padding."""
+        """The row-major number of the middle tap; inside the box if the padding is below half the kernel."""
         centre = 0
         for k in self.kernel:
             centre = centre * k + (k - 1) // 2

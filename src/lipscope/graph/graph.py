@@ -147,11 +147,19 @@ class Graph:
         for node in self.nodes:
             digest.update(repr((type(node.layer).__name__, node.inputs, node.shape)).encode())
             if node.layer is not None:
-                settings = {k: v for k, v in vars(node.layer).items() if not isinstance(v, (Tensor, Layer))}
-                digest.update(repr(sorted(settings.items(), key=lambda item: item[0])).encode())
-                for tensor in node.layer.parameters():
-                    digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+                _digest_layer(digest, node.layer)
         return digest.hexdigest()
+
+
+def _digest_layer(digest: hashlib._Hash, layer: Layer) -> None:
+    for name, value in sorted(vars(layer).items()):
+        if isinstance(value, Layer):
+            _digest_layer(digest, value)
+        elif isinstance(value, Tensor):
+            digest.update(repr((name, tuple(value.shape), value.dtype)).encode())
+            digest.update(value.detach().cpu().contiguous().numpy().tobytes())
+        else:
+            digest.update(repr((name, value)).encode())
 
 
 class GraphBuilder:

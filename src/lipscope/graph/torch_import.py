@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.export.graph_signature import InputKind
+from torch.export.graph_signature import InputKind, OutputKind, TensorArgument
 
 from ..errors import ModelError
 from ..layers.base import TORCH_RULES, Reference, Shape, TracedCall
@@ -65,7 +65,8 @@ def _trace(module: nn.Module, shape: Shape) -> torch.export.ExportedProgram:
         with warnings.catch_warnings(), torch.no_grad():
             warnings.simplefilter("ignore")
             program = torch.export.export(module, (_example(module, _TRACED_BATCH, shape),), strict=False)
-            return program.run_decompositions({})
+            functional: torch.export.ExportedProgram = program.run_decompositions({})
+            return functional
     except Exception as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ModelError(
@@ -84,17 +85,19 @@ def _import(module: nn.Module, input_shape: Shape) -> Graph:
         elif spec.kind in (InputKind.PARAMETER, InputKind.BUFFER, InputKind.CONSTANT_TENSOR):
             assert spec.target is not None
             held = program.state_dict.get(spec.target, program.constants.get(spec.target))
-            env[spec.arg.name] = held.detach().cpu() if isinstance(held, Tensor) else held
+            env[spec.arg.name] = held.detach().to("cpu", copy=True) if isinstance(held, Tensor) else held
     for node in program.graph.nodes:
         if node.op == "call_function":
             env[node.name] = _import_call(node, env, builder)
         elif node.op == "output":
-            return builder.build(_single_output(node.args[0], env))
+            return builder.build(_single_output(program, env))
     raise ModelError("the traced model has no output")
 
 
-def _single_output(outputs: Any, env: dict[str, Any]) -> int:
-    results = [env[o.name] for o in outputs if isinstance(o, torch.fx.Node)]
+def _single_output(program: torch.export.ExportedProgram, env: dict[str, Any]) -> int:
+    # What an in-place operation writes into the input or a buffer also leaves the program, but is not its value.
+    outputs = [s.arg for s in program.graph_signature.output_specs if s.kind is OutputKind.USER_OUTPUT]
+    results = [env[o.name] for o in outputs if isinstance(o, TensorArgument)]
     tensors = [r for r in results if isinstance(r, (Reference, Tensor))]
     if len(tensors) != 1:
         raise ModelError(f"the model returns {len(tensors)} tensors; wrap it so that it returns one")
@@ -163,18 +166,26 @@ def _check_agreement(module: nn.Module, graph: Graph) -> None:
     """Compare module and graph on random inputs, in a batch size that was not traced."""
     x = _example(module, _CHECKED_BATCH, graph.input_shape)
     with torch.no_grad():
-        expected = module(x)
+        actual = graph.evaluate(x.to("cpu", torch.float64, copy=True))
+        try:
+            expected = module(x)
+        except Exception as error:
+            raise ModelError(
+                f"the model runs on a batch of {_TRACED_BATCH} but not of {_CHECKED_BATCH}: {error}. "
+                "It must take batches of any size"
+            ) from error
         if isinstance(expected, (tuple, list)):
             (expected,) = expected
-        actual = graph.evaluate(x.to("cpu", torch.float64))
+        if not isinstance(expected, Tensor):
+            raise ModelError(
+                f"the model returns a {type(expected).__name__}; wrap it so that it returns one tensor"
+            )
     expected = expected.to("cpu", torch.float64)
-    error = float((actual - expected).abs().max()) if actual.shape == expected.shape else float("inf")
+    deviation = float((actual - expected).abs().max()) if actual.shape == expected.shape else float("inf")
     scale = float(expected.abs().max())
     tolerance = {torch.float64: 1e-10, torch.float32: 1e-4}.get(x.dtype, 5e-2)
-    if not error <= tolerance * max(scale, 1e-30):
+    if not deviation <= tolerance * max(scale, 1e-30):
         raise ModelError(
-            f"the imported graph and the model disagree on random inputs (by {error:.2g} where outputs reach "
+            f"the imported graph and the model disagree on random inputs (by {deviation:.2g} where outputs reach "
             f"{scale:.2g}): the model is not the function it was traced as (a random layer, or batch-dependent code)"
         )
-
-

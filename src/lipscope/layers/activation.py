@@ -34,7 +34,7 @@ class Activation(NonlinearLayer):
     def linearize(self, x: Tensor) -> tuple[Tensor, Slope]:
         return self.forward(x), Diagonal(self.derivative(x))
 
-    def secant(self, x1: Tensor, x2: Tensor) -> Slope:
+    def secant(self, x1: Tensor, x2: Tensor) -> Diagonal:
         """Divided differences; the derivative at the midpoint where they would lose their digits."""
         alpha, beta = self.slope_range
         gap = x1 - x2
@@ -52,12 +52,15 @@ class Activation(NonlinearLayer):
 class PiecewiseLinear(Activation):
     """An activation with kinks: secant slopes are exact wherever both points lie on one piece."""
 
-    def secant(self, x1: Tensor, x2: Tensor) -> Slope:
+    def piece(self, x: Tensor) -> Tensor:
+        """Which linear piece each entry lies on."""
+        return x > 0
+
+    def secant(self, x1: Tensor, x2: Tensor) -> Diagonal:
         alpha, beta = self.slope_range
-        slope1, slope2 = self.derivative(x1), self.derivative(x2)
-        gap = x1 - x2
-        quotient = (self.forward(x1) - self.forward(x2)) / torch.where(gap == 0, 1, gap)
-        return Diagonal(torch.where((slope1 == slope2) | (gap == 0), slope1, quotient.clamp(alpha, beta)))
+        same = self.piece(x1) == self.piece(x2)
+        quotient = (self.forward(x1) - self.forward(x2)) / torch.where(same, 1, x1 - x2)
+        return Diagonal(torch.where(same, self.derivative(x1), quotient.clamp(alpha, beta)))
 
 
 @dataclass(eq=False)
@@ -71,7 +74,7 @@ class LeakyReLU(PiecewiseLinear):
         return functional.leaky_relu(xs[0], self.slope)
 
     def derivative(self, x: Tensor) -> Tensor:
-        return torch.where(x > 0, 1.0, self.slope).to(x.dtype)
+        return torch.where(x > 0, torch.ones_like(x), self.slope)
 
     @property
     def slope_range(self) -> tuple[float, float]:
@@ -91,7 +94,7 @@ class ReLU(PiecewiseLinear):
     def derivative(self, x: Tensor) -> Tensor:
         return (x > 0).to(x.dtype)
 
-    def secant(self, x1: Tensor, x2: Tensor) -> Slope:
+    def secant(self, x1: Tensor, x2: Tensor) -> Diagonal:
         # On one side of the kink the quotient is exactly 0 or 1 without asking which.
         gap = x1 - x2
         return Diagonal(torch.where(gap == 0, self.derivative(x1), (x1.relu() - x2.relu()).div_(gap)))
@@ -109,8 +112,11 @@ class Clamp(PiecewiseLinear):
     def forward(self, *xs: Tensor) -> Tensor:
         return xs[0].clamp(self.low, self.high)
 
+    def piece(self, x: Tensor) -> Tensor:
+        return (x > self.low).to(torch.int8) + (x > self.high)
+
     def derivative(self, x: Tensor) -> Tensor:
-        return ((x > self.low) & (x <= self.high)).to(x.dtype)
+        return (self.piece(x) == 1).to(x.dtype)
 
 
 @dataclass(eq=False)
@@ -174,6 +180,13 @@ class ELU(Activation):
         below = self.depth * self.rate * torch.exp(self.rate * x.clamp(max=0))
         return self.scale * torch.where(x > 0, 1.0, below)
 
+    def secant(self, x1: Tensor, x2: Tensor) -> Diagonal:
+        """Divided differences also between near points across the kink at 0, where no digits cancel."""
+        alpha, beta = self.slope_range
+        across = (x1 > 0) != (x2 > 0)
+        quotient = (self.forward(x1) - self.forward(x2)) / torch.where(across, x1 - x2, 1)
+        return Diagonal(torch.where(across, quotient.clamp(alpha, beta), super().secant(x1, x2).values))
+
     @property
     def slope_range(self) -> tuple[float, float]:
         steepest = math.nextafter(self.scale * self.depth * self.rate, math.copysign(math.inf, self.depth))
@@ -204,8 +217,8 @@ class TanhGELU(Activation):
     """The tanh approximation of GELU."""
 
     kind = "GELU (tanh)"
-    # The extremes of the derivative, 1.128920… at x = 1.4102… and by symmetry 1 − that, rounded outward.
-    slope_range = (-0.1289204, 1.1289204)
+    # The extremes of the derivative, 1.1289930686… at x = 1.4185040… and by symmetry 1 − that, rounded outward.
+    slope_range = (-0.1289930687, 1.1289930687)
 
     def forward(self, *xs: Tensor) -> Tensor:
         return functional.gelu(xs[0], approximate="tanh")
@@ -248,13 +261,18 @@ _FACTORIES: dict[str, Callable[[TracedCall], Layer]] = {
     "aten.elu.default": lambda call: ELU(
         *(float(call.arg(i, name, 1.0)) for i, name in ((1, "alpha"), (2, "scale"), (3, "input_scale")))
     ),
-    "aten.celu.default": lambda call: ELU(
-        depth=float(call.arg(1, "alpha", 1.0)), rate=1 / float(call.arg(1, "alpha", 1.0))
-    ),
+    "aten.celu.default": lambda call: _celu(call),
     "aten.selu.default": lambda call: ELU(_SELU_DEPTH, _SELU_SCALE),
     "aten.silu.default": lambda call: SiLU(),
     "aten.gelu.default": lambda call: TanhGELU() if call.arg(1, "approximate") == "tanh" else GELU(),
 }
+
+
+def _celu(call: TracedCall) -> ELU:
+    depth = float(call.arg(1, "alpha", 1.0))
+    if depth <= 0:
+        raise call.unsupported("with a negative alpha its slope grows without bound")
+    return ELU(depth=depth, rate=1 / depth)
 
 
 @torch_rule(*_FACTORIES)

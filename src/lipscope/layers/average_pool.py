@@ -71,8 +71,8 @@ def _adaptive_matrix(size: int, out_size: int) -> Tensor:
 
 @torch_rule(*(f"aten.avg_pool{d}d.default" for d in (1, 2, 3)))
 def _average_pool(call: TracedCall) -> Sequence[Layer]:
-    size, out_size = call.input_shape[1:], call.out_shape[1:]
-    dims = len(size)
+    dims = int(call.op.removeprefix("aten.avg_pool")[0])
+    size, out_size = call.box(dims), call.out_shape[1:]
     kernel = per_dimension(call.args[1], dims)
     stride = per_dimension(call.arg(2, "stride") or kernel, dims)
     padding = per_dimension(call.arg(3, "padding", 0), dims)
@@ -88,7 +88,8 @@ def _average_pool(call: TracedCall) -> Sequence[Layer]:
 
 @torch_rule(*(f"aten.adaptive_avg_pool{d}d.default" for d in (1, 2, 3)))
 def _adaptive_average_pool(call: TracedCall) -> Sequence[Layer]:
-    sizes = zip(call.input_shape[1:], call.out_shape[1:], strict=True)
+    dims = int(call.op.removeprefix("aten.adaptive_avg_pool")[0])
+    sizes = zip(call.box(dims), call.out_shape[1:], strict=True)
     return [AveragePool(*(_adaptive_matrix(n, m) for n, m in sizes))]
 
 

@@ -184,6 +184,12 @@ class TracedCall:
             raise self.unsupported("it combines several tensors that depend on the input")
         return self.references[0].shape
 
+    def box(self, dims: int) -> Shape:
+        """The last `dims` dimensions of the input, behind the batch and one channel dimension."""
+        if len(self.input_shape) != dims + 1:
+            raise self.unsupported(f"its input must have {dims + 2} dimensions, the batch and channels first")
+        return self.input_shape[1:]
+
     def weight(self, index: int, name: str) -> Tensor:
         """An argument that must be a constant tensor."""
         value = self.arg(index, name)

@@ -109,8 +109,9 @@ def _offset(bias: Tensor | None, dims: int) -> Tensor | None:
 
 @torch_rule(*(f"aten.conv{d}d.{form}" for d in (1, 2, 3) for form in ("default", "padding")))
 def _convolution(call: TracedCall) -> Sequence[Layer]:
-    size = call.input_shape[1:]
-    weight, dims = call.weight(1, "weight"), len(size)
+    weight = call.weight(1, "weight")
+    dims = weight.ndim - 2
+    size = call.box(dims)
     kernel = tuple(weight.shape[2:])
     dilation = per_dimension(call.arg(5, "dilation", 1), dims)
     padding = call.arg(4, "padding", 0)
@@ -132,8 +133,9 @@ def _convolution(call: TracedCall) -> Sequence[Layer]:
 
 @torch_rule("aten.conv_transpose1d.default", "aten.conv_transpose2d.input", "aten.conv_transpose3d.input")
 def _transposed_convolution(call: TracedCall) -> Sequence[Layer]:
-    in_size = call.input_shape[1:]
-    weight, dims = call.weight(1, "weight"), len(in_size)
+    weight = call.weight(1, "weight")
+    dims = weight.ndim - 2
+    in_size = call.box(dims)
     windows = Windows(
         size=call.out_shape[1:],
         out_size=in_size,

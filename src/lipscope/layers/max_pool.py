@@ -57,8 +57,8 @@ class MaxPool(NonlinearLayer):
 
 @torch_rule(*(f"aten.max_pool{d}d{f}.default" for d in (1, 2, 3) for f in ("", "_with_indices")))
 def _max_pool(call: TracedCall) -> Sequence[Layer]:
-    size, out_size = call.input_shape[1:], call.out_shape[1:]
-    dims = len(size)
+    dims = int(call.op.removeprefix("aten.max_pool")[0])
+    size, out_size = call.box(dims), call.out_shape[1:]
     kernel = per_dimension(call.args[1], dims)
     windows = Windows(
         size=size,

@@ -50,7 +50,7 @@ class Concatenation(LinearLayer):
         return torch.cat(vs, self.axis + 1)
 
     def transpose(self, u: Tensor) -> tuple[Tensor, ...]:
-        return u.split(self.widths, self.axis + 1)
+        return torch.split(u, list(self.widths), self.axis + 1)
 
     def norm(self, shapes: Sequence[Shape]) -> float:
         return 1.0
@@ -66,7 +66,8 @@ def _sum(call: TracedCall) -> Sequence[Layer]:
     if len(references) == 1:
         if call.op == "aten.rsub.Scalar":
             flipped = (call.args[1], call.args[0])
-            call = TracedCall("aten.sub.Scalar", flipped, {}, call.out_shape, call.place)
+            settings = {"alpha": call.arg(2, "alpha", 1)}
+            call = TracedCall("aten.sub.Scalar", flipped, settings, call.out_shape, call.place)
         return [scaling_by_constant(call)]
     if references[0].shape != references[1].shape:
         raise call.unsupported(f"it broadcasts {references[0].shape} against {references[1].shape}")

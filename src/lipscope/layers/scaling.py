@@ -58,13 +58,13 @@ _ARITHMETIC = {"add": operator.add, "sub": operator.sub, "mul": operator.mul, "d
 
 
 def scaling_by_constant(call: TracedCall) -> Scaling:
-    """x + c, c + x, x − c, c − x, c·x or x/c as a `Scaling`; c a number or a constant tensor."""
+    """X + c, c + x, x − c, c − x, c·x or x/c as a `Scaling`; c a number or a constant tensor."""
     name = call.op.split(".")[1]
     left, right = call.args[:2]
     shape = call.input_shape
     if call.out_shape != shape:
         raise call.unsupported(f"the constant broadcasts the shape {shape} to {call.out_shape}")
-    alpha = call.kwargs.get("alpha", 1)
+    alpha = call.arg(2, "alpha", 1)
     rounding = call.kwargs.get("rounding_mode")
     if rounding is not None:
         raise call.unsupported(f"division with rounding_mode={rounding!r} is not continuous")

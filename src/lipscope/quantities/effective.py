@@ -6,6 +6,7 @@ averaging layer by layer assumes that layers are independent, and any finite sam
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -13,7 +14,6 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
-
 
 from ..graph import Graph, Slopes
 from ..jacobian import linearize
@@ -174,7 +174,7 @@ def _plan(
         # Even batches: no batch of one sample, which would have no pair.
         number = max(1, -(-count // batch_size))
         edges = np.linspace(0, count, number + 1).round().astype(int).tolist()
-        for start, stop in zip(edges, edges[1:], strict=False):
+        for start, stop in itertools.pairwise(edges):
             size = stop - start
             shifts: list[tuple[int, int]] = []
             # Rotations by s and size − s give the same pairs; half a turn gives each pair twice.
@@ -284,5 +284,3 @@ def _product(fractions: Sequence[float]) -> float:
     for p in fractions:
         product *= p
     return product
-
-

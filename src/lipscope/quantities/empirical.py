@@ -37,7 +37,7 @@ def empirical(
     batch_size: int = 16,
     progress: Progress = silent,
 ) -> tuple[Empirical, Pair] | None:
-    """max over pairs of ‖Φ(x₁) − Φ(x₂)‖ / ‖x₁ − x₂‖, and the pair that attains it.
+    """Max over pairs of ‖Φ(x₁) − Φ(x₂)‖ / ‖x₁ − x₂‖, and the pair that attains it.
 
     Outputs are computed in float64. Pairs at distance zero (equal samples) are counted and left out.
 
