@@ -11,7 +11,7 @@ $(READY): requirements.lock pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet --requirement requirements.lock
-	$(BIN)/python -m pip install --quiet --no-build-isolation --no-deps --editable .
+	$(BIN)/python -m pip install --quiet --no-deps --editable .
 	touch $@
 
 demo: $(READY)  ## the main job: the ImageNet-trained AlexNet trunk on real photographs
@@ -35,7 +35,7 @@ format: $(READY)
 
 build: $(READY)  ## wheel and source archive in dist/
 	rm -rf dist
-	$(BIN)/python -m build --no-isolation
+	$(BIN)/python -m build
 
 bench: $(READY)  ## the measurements quoted in the README and the documentation
 	$(BIN)/python benchmarks/lanczos_step.py

@@ -424,3 +424,71 @@ def random_convolution(
     torch.manual_seed(c_in * 1000 + c_out * 10 + kernel)
     make = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}[dims]
     return make(c_in, c_out, kernel, bias=False, **settings).double().requires_grad_(False)
+
+
+# (c_in, c_out, kernel, image, settings, percent by which the torus bound was measured to exceed the norm)
+MEASURED: list[tuple[int, int, int, Shape, dict[str, int], float]] = [
+    # ten kernels wide
+    (3, 16, 3, (32, 32), {"padding": 1}, 0.043),
+    (2, 8, 9, (256,), {"padding": 4}, 0.057),
+    (8, 8, 3, (64,), {"padding": 1}, 0.009),
+    # five to seven wide
+    (16, 16, 3, (16, 16), {"padding": 1}, 0.929),
+    (3, 64, 3, (16, 16), {"padding": 1}, 0.430),
+    (32, 64, 3, (14, 14), {"padding": 1}, 0.715),
+    (8, 8, 3, (20, 20), {"padding": 0}, 0.721),
+    (1, 8, 5, (28, 28), {"padding": 2}, 0.514),
+    (1, 6, 5, (28, 28), {"padding": 0}, 1.860),
+    # under three wide
+    (8, 32, 5, (14, 14), {"padding": 2}, 2.296),
+    (3, 32, 7, (16, 16), {"padding": 3}, 3.406),
+    (6, 16, 5, (14, 14), {"padding": 0}, 7.198),
+    (32, 32, 3, (8, 8), {"padding": 1}, 1.908),
+    (64, 32, 3, (7, 7), {"padding": 1}, 2.153),
+    (8, 8, 3, (8, 8, 8), {"padding": 1}, 4.175),
+    # one tap: no truncation at all
+    (16, 8, 1, (14, 14), {"padding": 0}, 0.0),
+    # strides
+    (3, 16, 3, (32, 32), {"padding": 1, "stride": 2}, 0.160),
+    (16, 32, 3, (16, 16), {"padding": 1, "stride": 2}, 0.320),
+    (3, 16, 7, (32, 32), {"padding": 3, "stride": 2}, 1.947),
+    (3, 16, 11, (63, 63), {"padding": 2, "stride": 4}, 0.671),
+    (16, 32, 1, (16, 16), {"padding": 0, "stride": 2}, 0.0),
+    (8, 16, 4, (16, 16), {"padding": 1, "stride": 2}, 0.537),
+    (8, 16, 2, (16, 16), {"padding": 0, "stride": 2}, 0.0),
+    (16, 16, 3, (8, 8), {"padding": 1, "stride": 2}, 2.449),
+    (3, 8, 4, (32, 32), {"padding": 0, "stride": 4}, 0.0),
+    (2, 8, 9, (256,), {"padding": 4, "stride": 4}, 0.001),
+    (4, 8, 3, (8, 8, 8), {"padding": 1, "stride": 2}, 5.322),
+    # dilation: the image counts in kernel extents, and 3 taps at distance 4 reach over half of it
+    (8, 16, 3, (16, 16), {"padding": 2, "dilation": 2}, 3.804),
+    (8, 16, 3, (16, 16), {"padding": 4, "dilation": 4}, 8.684),
+    (4, 8, 3, (64,), {"padding": 8, "dilation": 8}, 0.360),
+    (8, 8, 3, (12, 12), {"padding": 3, "dilation": 3, "stride": 2}, 15.708),
+    # groups
+    (16, 16, 3, (16, 16), {"padding": 1, "groups": 4}, 0.250),
+    (32, 32, 3, (14, 14), {"padding": 1, "groups": 32}, 2.173),
+    (32, 32, 5, (14, 14), {"padding": 2, "groups": 32}, 3.176),
+    (32, 32, 3, (14, 14), {"padding": 1, "groups": 32, "stride": 2}, 0.580),
+]
+
+
+@pytest.mark.parametrize(("c_in", "c_out", "kernel", "size", "options", "percent"), MEASURED)
+def test_torus_bound_is_as_tight_as_measured(
+    c_in: int, c_out: int, kernel: int, size: Shape, options: dict[str, int], percent: float
+) -> None:
+    """Never below the norm, and not further above it than the table says.
+
+    What is left is the truncation to the image: the symbol of the unbounded convolution has a peak that
+    the image is too small to resolve. It falls with the square of the image's width in kernels.
+    """
+    module = random_convolution(c_in, c_out, kernel, len(size), dict(options))
+    assert looseness(module, (c_in, *size)) <= 1.02 * percent / 100 + 1e-6
+
+
+def test_smooth_kernels_on_small_images() -> None:
+    """A positive kernel peaks at frequency 0; twists by half a step resolve it as zero padding does."""
+    for size in (8, 16, 28):
+        module = random_convolution(2, 3, 3, 2, {"padding": 1})
+        module.weight.abs_()
+        assert looseness(module, (2, size, size)) < 0.01

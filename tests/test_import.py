@@ -1,4 +1,4 @@
-"""Reading torch modules: what is refused and how it is said, and that what is imported is the same function."""
+"""Reading torch modules: what is refused and how it is said; what is imported is the same function."""
 
 from __future__ import annotations
 

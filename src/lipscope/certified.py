@@ -165,7 +165,8 @@ def convolution_norm_upper(
     H(f)[o, (c, r)] = Σ_u w[o, c, (u·s + r)/d] exp(2πi f u). Any twist θ is allowed, since
     modulating input and output by one character is unitary and shifts the frequencies. With
     θ = ½ the grid straddles a peak at frequency 0, as zero padding does; the better of 0 and ½
-    in each dimension is taken, and brings small images from 2–3 % to about 0.1 % of the norm.
+    in each dimension is taken. What is left for random kernels is below 0.3 % of the norm on
+    images ten kernels wide, about 1 % at five and 2–7 % below three (tests hold the table).
 
     Args:
         weight: shape (c_out, c_in / groups, k_1, …, k_d).
