@@ -18,7 +18,7 @@ demo: $(READY)  ## the main job: the ImageNet-trained AlexNet trunk on real phot
 	$(BIN)/lipscope analyze alexnet-trunk --data demo --output runs/demo
 
 test: $(READY)  ## the test suite
-	$(BIN)/python -m pytest -n 2
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 
 check: lint types
 

@@ -370,7 +370,7 @@ def test_relative_error_is_covered(seed: int, uncertainty: float) -> None:
     assert covered >= plain * (1 - 1e-12)
 
 
-@pytest.mark.parametrize("size", [640, 701])
+@pytest.mark.parametrize("size", [640])
 def test_a_large_matrix_whose_top_vector_is_antisymmetric(size: int) -> None:
     """The second difference: a start vector that is symmetric never meets its top singular vector."""
     module = nn.Conv1d(1, 1, 3, padding=1, bias=False).double()

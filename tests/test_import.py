@@ -364,7 +364,7 @@ def test_non_persistent_buffers_and_tied_weights() -> None:
 
 
 @given(networks())
-@settings(max_examples=25)
+@settings(max_examples=15)
 def test_fusion_keeps_the_function(net: Network) -> None:
     graph = from_torch(net.module, net.shape)
     again = fuse_scalings(graph)

@@ -45,7 +45,7 @@ def assert_adjoint(operator, seed: int = 0) -> None:
 
 
 @given(networks())
-@settings(max_examples=60)
+@settings(max_examples=40)
 def test_graph_computes_what_the_module_computes(net: Network) -> None:
     graph = from_torch(net.module, net.shape)
     x = net.points(5)
@@ -61,7 +61,7 @@ def test_graph_computes_what_the_module_computes(net: Network) -> None:
 
 
 @given(networks())
-@settings(max_examples=60)
+@settings(max_examples=45)
 def test_jacobian_equals_reverse_mode_and_has_its_adjoint(net: Network) -> None:
     graph = from_torch(net.module, net.shape)
     x = net.points(3)
@@ -82,7 +82,7 @@ def test_jacobian_equals_reverse_mode_and_has_its_adjoint(net: Network) -> None:
 
 
 @given(networks(most=7))
-@settings(max_examples=60)
+@settings(max_examples=45)
 def test_secant_slopes_map_a_difference_to_the_difference(net: Network) -> None:
     graph = from_torch(net.module, net.shape)
     x1 = net.points(4)
@@ -109,7 +109,7 @@ def test_secant_slopes_map_a_difference_to_the_difference(net: Network) -> None:
 
 
 @given(networks())
-@settings(max_examples=30)
+@settings(max_examples=20)
 def test_averaged_slopes(net: Network) -> None:
     graph = from_torch(net.module, net.shape)
     x1, x2 = net.points(4), net.points(4, stream=1)
@@ -142,7 +142,7 @@ def test_averaged_slopes(net: Network) -> None:
 
 
 @given(networks())
-@settings(max_examples=20)
+@settings(max_examples=15)
 def test_unit_means_are_arithmetic_means_of_the_layers(net: Network) -> None:
     """At level `unit`, the averaged slope of each layer is the mean of the samples' linear maps."""
     graph = from_torch(net.module, net.shape)

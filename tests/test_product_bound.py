@@ -40,7 +40,7 @@ def secant_ratios(net: Network, x1: Tensor, x2: Tensor) -> Tensor:
 
 
 @given(networks(most=7))
-@settings(max_examples=80)
+@settings(max_examples=50)
 def test_nothing_exceeds_the_product_bound(net: Network) -> None:
     graph = from_torch(net.module, net.shape)
     bounds = product_bounds(graph)
@@ -59,7 +59,7 @@ def test_nothing_exceeds_the_product_bound(net: Network) -> None:
 
 
 @given(networks(most=7))
-@settings(max_examples=30)
+@settings(max_examples=20)
 def test_every_node_is_bounded(net: Network) -> None:
     """Not only the output: each node's own map from the input keeps its bound."""
     graph = from_torch(net.module, net.shape)

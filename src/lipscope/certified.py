@@ -26,6 +26,7 @@ _DENSE_EIGENVALUES_BELOW = 600
 _TWISTS_BELOW = 100
 _POWER_STEPS = 12
 _PEAKS = 8
+_RANKED_BY_NORM = 2**20
 
 
 def spectral_norm_upper(matrix: Tensor, relative_error: float = 0.0) -> float:
@@ -227,9 +228,12 @@ def _best_twist(
 ) -> tuple[float, ...]:
     """The twist that seems to give the smallest bound (a guess: every twist is valid).
 
-    Along the leading singular vectors u, v of the largest untwisted symbols, uᴴ H(f) v is a
-    trigonometric polynomial whose values on the twisted grids rank the twists at little cost.
+    Small symbols are ranked by their norms. For larger ones, along the leading singular vectors u, v
+    of the largest untwisted symbols, uᴴ H(f) v is a trigonometric polynomial whose values on the
+    twisted grids rank the twists at little cost.
     """
+    if math.prod(counts) * math.prod(phased.shape[-3:]) <= _RANKED_BY_NORM:
+        return min(twists, key=lambda twist: max(map(_largest_norm, _symbols(phased, counts, twist))))
     # Symbols run through the groups fastest, so an index says which group's weights it came from.
     found = [_leading(batch, _PEAKS) for batch in _symbols(phased, counts, twists[0])]
     offsets = itertools.accumulate((size for *_, size in found), initial=0)
@@ -243,6 +247,10 @@ def _best_twist(
         return max(float(values.abs().max()) for values in _symbols(along, counts, twist))
 
     return min(twists, key=height)
+
+
+def _largest_norm(matrices: Tensor) -> float:
+    return float(torch.linalg.matrix_norm(matrices, 2).max())
 
 
 def _leading(matrices: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor, int]:

@@ -27,8 +27,9 @@ from ..slopes import Slope
 
 Shape = tuple[int, ...]
 
-MATERIALISE_BELOW = 1024
+MATERIALISE_BELOW = 2048
 """A linear layer with at most this many inputs or outputs may be certified through its dense matrix."""
+_MATRIX_ENTRIES = 2**25
 
 
 class Layer(ABC):
@@ -107,7 +108,7 @@ class LinearLayer(Layer):
         columns = math.prod(shape)
         probe = exact.apply(torch.zeros(1, *shape, dtype=torch.float64))
         rows = math.prod(probe.shape[1:])
-        if min(rows, columns) > MATERIALISE_BELOW or rows * columns > MATERIALISE_BELOW**2 * 16:
+        if min(rows, columns) > MATERIALISE_BELOW or rows * columns > _MATRIX_ENTRIES:
             return None
         if columns <= rows:
             eye = torch.eye(columns, dtype=torch.float64).reshape(columns, *shape)

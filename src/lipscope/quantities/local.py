@@ -121,7 +121,12 @@ def _refine(graph: Graph, samples: Samples, directions: dict[int, Tensor], value
         x = samples.batch([index]).to("cpu", torch.float64)
         _, slopes = exact.linearize_at(x)
         found = spectral_norm(
-            linearize(exact, slopes), tolerance=1e-9, start=direction[None, None], max_steps=60
+            # Random vectors beside the warm start find a larger singular value that it may have missed.
+            linearize(exact, slopes),
+            tolerance=1e-9,
+            start=direction[None, None],
+            block=3,
+            max_steps=60,
         )
         values[index] = float(found.value)
         pairs.append(pair_along(exact, x[0], found.right[0], samples.names[index]))
