@@ -48,6 +48,10 @@ def up_product(*factors: float) -> float:
     """An upper bound of the product of non-negative numbers; 0 if one of them is, even beside infinity."""
     if 0.0 in factors:
         return 0.0
+    # Factors of one change nothing, so a single other factor needs no margin.
+    factors = tuple(factor for factor in factors if factor != 1.0)
+    if len(factors) <= 1:
+        return factors[0] if factors else 1.0
     parts = [math.frexp(factor) for factor in factors]
     return up_ldexp(up(math.prod(m for m, _ in parts), len(parts)), sum(e for _, e in parts))
 

@@ -45,7 +45,9 @@ class MaxPool(NonlinearLayer):
 
     def constant(self, shape: Shape) -> float:
         """√(largest number of windows that read one cell)."""
-        return up(math.sqrt(self.windows.largest_cover()))
+        cover = self.windows.largest_cover()
+        root = math.isqrt(cover)
+        return float(root) if root * root == cover else up(math.sqrt(cover))
 
     def _pool(self, x: Tensor) -> tuple[Tensor, Tensor]:
         w = self.windows
