@@ -93,8 +93,11 @@ def test_the_stored_witness_attains_the_reported_bound(finished, place: Path) ->
 
 
 def test_the_same_command_again_is_refused_or_reused_as_it_should(finished, place: Path) -> None:
+    before = (place / "run" / "result.json").read_bytes()
     again = lipscope_command("analyze", "net.py:build", "--data", "x.npy", "--output", "run", cwd=place)
     assert again.returncode == 0, again.stderr
+    assert again.stdout == finished.stdout
+    assert (place / "run" / "result.json").read_bytes() == before
     other = lipscope_command(
         "analyze", "net.py:build", "--data", "x.npy", "--output", "run", "--seed", "5", cwd=place
     )

@@ -93,7 +93,8 @@ def analyze(
             file, a torch data set or loader, `Samples`, or "demo".
         input_shape: per-sample shape; that of the data if omitted.
         preprocess: how images become inputs; by default centre crops of the input's size in 0..1.
-        output: run folder for result, report and witnesses; a killed run goes on from there.
+        output: run folder for result, report and witnesses; a killed run goes on from there, and a
+            finished one of the same model, data and options is read back.
         name: the model's name in the report.
         options: see `Options`.
         progress: called with (stage, done, total).
@@ -130,6 +131,8 @@ def analyze(
         stages = _Stages(None, progress)
         return _run(graph, label, samples, options, stages, started, clock)
     with RunFolder(Path(output), identity) as folder:
+        if (finished := folder.finished()) is not None:
+            return finished
         return _run(graph, label, samples, options, _Stages(folder, progress), started, clock)
 
 

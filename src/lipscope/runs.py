@@ -19,8 +19,9 @@ from zipfile import BadZipFile
 import numpy as np
 from torch import Tensor
 
-from .errors import RunFolderError
+from .errors import LipscopeError, RunFolderError
 from .quantities.checkpoint import State
+from .results import Result
 
 RESULT, REPORT, WITNESS, IDENTITY = "result.json", "report.html", "witness.safetensors", "run.json"
 _STATE, _LOCK = "state", "lock"
@@ -116,6 +117,15 @@ class RunFolder:
         """Record a finished stage."""
         path = self.path / _STATE / f"{name}.json"
         write_atomically(path, lambda file: file.write(text.encode()), durable=False)
+
+    def finished(self) -> Result | None:
+        """The result of this run if it is complete."""
+        if not all((self.path / name).exists() for name in (RESULT, REPORT, WITNESS)):
+            return None
+        try:
+            return Result.from_json((self.path / RESULT).read_bytes())
+        except (OSError, LipscopeError):
+            return None
 
     def finish(self, result: str, report: str, witnesses: Mapping[str, Tensor]) -> None:
         """Write the result, the report and the witness inputs, and drop the checkpoints."""
