@@ -116,18 +116,17 @@ def local(
 def _refine(graph: Graph, samples: Samples, directions: dict[int, Tensor], values: np.ndarray) -> Pair:
     """Sharpen the leading candidates in float64; keep the best attained pair."""
     exact = graph.to(torch.float64, "cpu")
-    pairs: list[Pair] = []
     for index, direction in directions.items():
-        x = samples.batch([index]).to("cpu", torch.float64)
-        _, slopes = exact.linearize_at(x)
-        found = spectral_norm(
-            # Random vectors beside the warm start find a larger singular value that it may have missed.
-            linearize(exact, slopes),
-            tolerance=1e-9,
-            start=direction[None, None],
-            block=3,
-            max_steps=60,
-        )
-        values[index] = float(found.value)
-        pairs.append(pair_along(exact, x[0], found.right[0], samples.names[index]))
-    return max(pairs, key=lambda pair: pair.bound)
+        _, slopes = exact.linearize_at(samples.batch([index]).to("cpu", torch.float64))
+        # Random vectors beside the warm start find a larger singular value that it may have missed.
+        start = direction[None, None]
+        found = spectral_norm(linearize(exact, slopes), tolerance=1e-9, start=start, block=3, max_steps=60)
+        values[index], directions[index] = float(found.value), found.right[0]
+    best: Pair | None = None
+    for index in sorted(directions, key=lambda i: -values[i]):
+        # Only where a formal Jacobian is not attained (at a kink) does a later candidate come into play.
+        if best is None or best.bound < values[index]:
+            pair = pair_along(exact, samples.batch([index])[0], directions[index], samples.names[index])
+            best = pair if best is None or pair.bound > best.bound else best
+    assert best is not None
+    return best

@@ -58,7 +58,7 @@ def evaluate_pair(graph: Graph, x1: Tensor, x2: Tensor, samples: tuple[str, ...]
     distance = float((points[0] - points[1]).norm())
     if distance == 0.0:
         raise ValueError("a pair at distance zero has no ratio")
-    outputs = torch.stack([exact.evaluate(point.unsqueeze(0))[0] for point in points])
+    outputs = exact.evaluate(points)
     ratio = float((outputs[0] - outputs[1]).norm()) / distance
     rounding = _ROUNDING * (float(outputs[0].norm() + outputs[1].norm()) / distance + ratio)
     return Pair(points[0], points[1], samples, distance, ratio, rounding)
