@@ -19,7 +19,6 @@ import torch
 from torch import nn
 
 import lipscope
-from lipscope.certified import convolution_norm_upper
 from lipscope.graph import Graph
 from lipscope.layers.convolution import Convolution, TransposedConvolution
 from lipscope.layers.dense import Dense
@@ -37,17 +36,6 @@ def random_convolution(rng: random.Random) -> tuple[str, nn.Module, tuple[int, .
         channels_in, channels_out, kernel, stride=stride, padding=padding, dilation=dilation, groups=groups
     )  # fmt: skip
     return kind, module, (channels_in, size // (2 if transposed else 1), size // (2 if transposed else 1))
-
-
-def torus_bound(layer: Convolution) -> float:
-    windows = layer.windows
-    return convolution_norm_upper(
-        layer.weight,
-        stride=windows.stride,
-        dilation=windows.dilation,
-        groups=layer.groups,
-        period=windows.torus_period(),
-    )
 
 
 def small(count: int) -> None:
@@ -68,7 +56,7 @@ def small(count: int) -> None:
             continue
         truth = float(torch.linalg.matrix_norm(matrix, 2))
         convolution = layer.adjoint if isinstance(layer, TransposedConvolution) else layer
-        ratios[kind].append(torus_bound(convolution) / truth)
+        ratios[kind].append(convolution.torus_norm() / truth)
     print(
         f"torus bound / dense SVD, {sum(map(len, ratios.values()))} random convolutions on 4² to 16² images"
     )

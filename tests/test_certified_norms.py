@@ -58,18 +58,6 @@ def assert_encloses(bound: float, norm: float, looseness: float = TIGHT) -> None
     assert bound <= norm * (1 + looseness)
 
 
-def torus_norm(layer: Convolution) -> float:
-    """The symbol bound itself, which small layers would not use."""
-    return certified.convolution_norm_upper(
-        layer.weight,
-        stride=layer.windows.stride,
-        dilation=layer.windows.dilation,
-        groups=layer.groups,
-        period=layer.windows.torus_period(),
-        relative_error=layer.relative_error,
-    )
-
-
 # ---- generated layers -------------------------------------------------------------------------------
 
 
@@ -90,7 +78,7 @@ def test_convolution(drawn: tuple[nn.Module, Shape]) -> None:
     matrix = matrix_of(module, shape)
     norm = dense_norm(matrix)
     assert_encloses(layer.norm([shape]), norm)
-    assert torus_norm(layer) >= norm * (1 - SVD_ERROR)
+    assert layer.torus_norm() >= norm * (1 - SVD_ERROR)
     # The layer's own dense matrix, or its transpose, is the same to the last bit.
     own = layer.matrix(shape)
     assert torch.equal(own, matrix) or torch.equal(own, matrix.T)
@@ -107,7 +95,7 @@ def test_transposed_convolution(drawn: tuple[nn.Module, Shape]) -> None:
     out = output_shape(module, shape)
     assert_encloses(layer.norm([shape]), norm)
     assert layer.norm([shape]) == layer.adjoint.norm([out])
-    assert torus_norm(layer.adjoint) >= norm * (1 - SVD_ERROR)
+    assert layer.adjoint.torus_norm() >= norm * (1 - SVD_ERROR)
     size = math.prod(out)
     eye = torch.eye(size, dtype=torch.float64).reshape(size, *out)
     torch.testing.assert_close(layer.adjoint.apply(eye).flatten(1), matrix, rtol=1e-14, atol=1e-15)
@@ -220,14 +208,14 @@ def test_scaled_matrices(exponent: int, seed: int, rows: int, columns: int, is_c
 def test_scaled_convolutions(exponent: int, drawn: tuple[nn.Module, Shape]) -> None:
     module, shape = drawn
     (layer,) = import_lone(module, shape)
-    plain = torus_norm(layer)
+    plain = layer.torus_norm()
     power = round(exponent * math.log2(10))
     with torch.no_grad():
         module.weight.mul_(2.0**power)
     (layer,) = import_lone(module, shape)
     assert_encloses(layer.norm([shape]), dense_norm(matrix_of(module, shape) * 2.0**-power) * 2.0**power)
     # A power of two changes nothing but the exponent.
-    assert torus_norm(layer) == pytest.approx(plain * 2.0**power, rel=1e-12)
+    assert layer.torus_norm() == pytest.approx(plain * 2.0**power, rel=1e-12)
 
 
 @pytest.mark.parametrize("exponent", [-1074, -1060, -1022, -600, 600, 1000, 1023])
@@ -280,7 +268,7 @@ def test_zero_layers_have_norm_zero() -> None:
     windows = Windows((6, 6), (4, 4), (3, 3), (1, 1), (0, 0), (1, 1))
     weight = torch.zeros(2, 3, 3, 3, dtype=torch.float64)
     assert Convolution(weight, windows).norm([(3, 6, 6)]) == 0.0
-    assert torus_norm(Convolution(weight, windows)) == 0.0
+    assert Convolution(weight, windows).torus_norm() == 0.0
     assert Dense(torch.zeros(4, 3)).norm([(3,)]) == 0.0
     assert Scaling(torch.zeros(3)).norm([(3,)]) == 0.0
     assert Sum((0.0, 0.0)).norm([(3,), (3,)]) == 0.0
@@ -412,7 +400,7 @@ def attained_norm(module: nn.Module, shape: Shape) -> float:
 def looseness(module: nn.Module, shape: Shape) -> float:
     """How far the torus bound lies above the norm, relatively; never below it."""
     (layer,) = import_lone(module, shape)
-    norm, bound = attained_norm(module, shape), torus_norm(layer)
+    norm, bound = attained_norm(module, shape), layer.torus_norm()
     assert bound >= norm * (1 - SVD_ERROR)
     return bound / norm - 1
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -19,37 +18,13 @@ from zipfile import BadZipFile
 import numpy as np
 from torch import Tensor
 
+from .atomic import write_atomically
 from .errors import LipscopeError, RunFolderError
 from .quantities.checkpoint import State
 from .results import Result
 
 RESULT, REPORT, WITNESS, IDENTITY = "result.json", "report.html", "witness.safetensors", "run.json"
 _STATE, _LOCK = "state", "lock"
-
-
-def write_atomically(path: Path, write: Callable[[IO[bytes]], Any], durable: bool = True) -> None:
-    """Write a file so that readers see the old content or the new one, never a part.
-
-    Args:
-        path: replaced once its new content is complete.
-        write: called with the open file.
-        durable: wait until the disk has it. Checkpoints do without: the worst a power cut can do
-            is to lose one, and an unreadable checkpoint is computed again.
-
-    Raises:
-        RunFolderError: the disk is full, or the folder cannot be written.
-    """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with temporary.open("wb") as file:
-            write(file)
-            if durable:
-                file.flush()
-                os.fsync(file.fileno())
-        temporary.replace(path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise RunFolderError(f"cannot write {path}: {error.strerror or error}") from error
 
 
 class RunFolder:
@@ -105,8 +80,7 @@ class RunFolder:
 
     def save(self, name: str, **state: np.ndarray) -> None:
         """Replace the checkpoint under the name."""
-        path = self.path / _STATE / f"{name}.npz"
-        write_atomically(path, lambda file: np.savez(file, **state), durable=False)  # type: ignore[arg-type]
+        self._write(f"{_STATE}/{name}.npz", lambda file: np.savez(file, **state), durable=False)  # type: ignore[arg-type]
 
     def load_text(self, name: str) -> str | None:
         """A finished stage's record, if any."""
@@ -115,8 +89,7 @@ class RunFolder:
 
     def save_text(self, name: str, text: str) -> None:
         """Record a finished stage."""
-        path = self.path / _STATE / f"{name}.json"
-        write_atomically(path, lambda file: file.write(text.encode()), durable=False)
+        self._write(f"{_STATE}/{name}.json", lambda file: file.write(text.encode()), durable=False)
 
     def finished(self) -> Result | None:
         """The result of this run if it is complete."""
@@ -132,10 +105,18 @@ class RunFolder:
         from safetensors.torch import save
 
         content = {key: tensor.contiguous() for key, tensor in witnesses.items()}
-        write_atomically(self.path / WITNESS, lambda file: file.write(save(content)))
-        write_atomically(self.path / REPORT, lambda file: file.write(report.encode()))
-        write_atomically(self.path / RESULT, lambda file: file.write(result.encode()))
+        self._write(WITNESS, lambda file: file.write(save(content)))
+        self._write(REPORT, lambda file: file.write(report.encode()))
+        self._write(RESULT, lambda file: file.write(result.encode()))
         shutil.rmtree(self.path / _STATE, ignore_errors=True)
+
+    def _write(self, name: str, write: Callable[[IO[bytes]], Any], durable: bool = True) -> None:
+        # Checkpoints need not be durable: an unreadable one is computed again.
+        path = self.path / name
+        try:
+            write_atomically(path, write, durable)
+        except OSError as error:
+            raise RunFolderError(f"cannot write {path}: {error.strerror or error}") from error
 
     def _take_lock(self) -> IO[bytes]:
         try:
@@ -160,7 +141,7 @@ class RunFolder:
                     f"{self.path} holds a run of another model, data set or options; choose another --output"
                 )
         else:
-            write_atomically(path, lambda file: file.write(text.encode()))
+            self._write(IDENTITY, lambda file: file.write(text.encode()))
         (self.path / _STATE).mkdir(exist_ok=True)
 
 

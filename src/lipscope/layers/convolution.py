@@ -64,6 +64,10 @@ class Convolution(LinearLayer):
         matrix = self.matrix((self.weight.shape[1] * self.groups, *self.windows.size))
         if matrix is not None:
             return spectral_norm_upper(matrix, self.relative_error)
+        return self.torus_norm()
+
+    def torus_norm(self) -> float:
+        """Certified spectral norm from the symbol on the smallest torus, whatever the size."""
         return convolution_norm_upper(
             self.weight,
             stride=self.windows.stride,

@@ -25,6 +25,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
+from ..atomic import write_atomically
 from ..data.files import printable, reason
 from ..errors import ModelError
 from .zoo import Checkpoint, ZooEntry, zoo_entry
@@ -207,23 +208,11 @@ def _store(path: Path, content: bytes) -> None:
     """Write the file and its SHA-256; each appears whole or not at all, also to another process."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        _write(path, content)
-        _write(_sidecar(path), hashlib.sha256(content).hexdigest().encode())
+        digest = hashlib.sha256(content).hexdigest().encode()
+        write_atomically(path, lambda file: file.write(content))
+        write_atomically(_sidecar(path), lambda file: file.write(digest))
     except OSError as error:
         raise ModelError(
             f"the weights cannot be cached in {printable(path.parent)}: {reason(error)}; set "
             f"{CACHE_VARIABLE} to a writable folder"
         ) from error
-
-
-def _write(path: Path, content: bytes) -> None:
-    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}-", delete=False) as stream:
-        temporary = Path(stream.name)
-        try:
-            stream.write(content)
-            stream.close()
-            temporary.replace(path)
-        except BaseException:
-            stream.close()
-            temporary.unlink(missing_ok=True)
-            raise

@@ -7,10 +7,8 @@ import hashlib
 import json
 import math
 import os
-import secrets
 import struct
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cache
@@ -18,6 +16,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..atomic import write_atomically
 from ..results import Result
 from . import format as fmt
 from .charts import charts
@@ -95,18 +94,7 @@ def write_html(
 ) -> None:
     """Write the page to `path`, whole or not at all."""
     page = render_html(result, pictures).encode("utf-8")
-    target = Path(path).resolve()
-    draft = target.with_name(f".report-{secrets.token_hex(8)}.tmp")
-    try:
-        with draft.open("xb") as stream:
-            stream.write(page)
-            stream.flush()
-            os.fsync(stream.fileno())
-        draft.replace(target)
-    except BaseException:
-        with suppress(OSError):
-            draft.unlink()
-        raise
+    write_atomically(Path(path).resolve(), lambda file: file.write(page))
 
 
 def embed_json(value: object) -> Any:
