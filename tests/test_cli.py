@@ -113,6 +113,13 @@ def test_report_rebuilds_the_page(finished, place: Path) -> None:
     assert (place / "run" / "report.html").stat().st_size > 10_000
 
 
+def test_a_page_that_cannot_be_written_is_one_sentence(finished, place: Path) -> None:
+    done = lipscope_command("report", "run", "--html", "missing/page.html", cwd=place)
+    assert done.returncode == 6
+    assert done.stderr.startswith("error: cannot write missing/page.html")
+    assert "Traceback" not in done.stderr
+
+
 @pytest.mark.parametrize(
     ("args", "code", "words"),
     [

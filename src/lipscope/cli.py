@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
 import typer
 
 from ._version import __version__
-from .errors import DataError, LipscopeError
+from .errors import DataError, LipscopeError, RunFolderError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -185,7 +185,10 @@ def report(
     stored = path.parent / WITNESS
     pictures = witness_pictures(_read_tensors(stored)) if stored.exists() else {}
     target = html or path.parent / REPORT
-    write_html(result, target, pictures)
+    try:
+        write_html(result, target, pictures)
+    except OSError as error:
+        raise RunFolderError(f"cannot write {target}: {error.strerror or error}") from error
     _show(result)
     _say(f"\nwrote {_escaped(str(target))}")
 
