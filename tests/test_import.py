@@ -415,7 +415,7 @@ def test_fusion_of_a_chain_of_scalings_covers_its_rounding() -> None:
     graph = from_torch(module, (3,))
     assert kinds(graph) == ["Dense"]
     assert graph.nodes[1].place == "0 (Linear) + 1 (BatchNorm1d) + 2 (BatchNorm1d)"
-    assert 1e-16 < graph.nodes[1].layer.relative_error < 1e-13
+    assert 1e-16 < graph.nodes[1].layer.entry_error < 1e-13
     assert_same(module, graph)
 
 

@@ -135,6 +135,29 @@ class Graph:
         first, second = self.preactivations(x1)[1], self.preactivations(x2)[1]
         return {i: layer.secant(first[i], second[i]) for i, layer in self.nonlinear().items()}
 
+    def cuts(self) -> list[int]:
+        """The nodes through which every path from input to output goes, in order, both ends included."""
+        farthest, found = INPUT, [INPUT]
+        last_use = self.last_uses()
+        for index in range(1, len(self.nodes)):
+            farthest = max(farthest, last_use[index - 1])
+            if farthest <= index:
+                found.append(index)
+        return found
+
+    def between(self, start: int, end: int) -> Graph:
+        """The part from one cut to a later one, as a network whose input is the value of `start`.
+
+        Raises:
+            ValueError: some path passes `start` by.
+        """
+        nodes = [Node(None, (), self.nodes[start].shape, "input")]
+        for node in self.nodes[start + 1 : end + 1]:
+            if min(node.inputs) < start:
+                raise ValueError(f"{node.place} reads what comes before {self.nodes[start].place}")
+            nodes.append(replace(node, inputs=tuple(i - start for i in node.inputs)))
+        return Graph(nodes)
+
     def last_uses(self) -> dict[int, int]:
         """For each node, the last node that reads it (the output is never released)."""
         last = {i: index for index, node in enumerate(self.nodes) for i in node.inputs}

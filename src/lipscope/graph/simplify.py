@@ -44,14 +44,14 @@ def _fuse(before: Layer | None, scaling: Scaling) -> Layer | None:
         if factor is None or shift is None:
             return None
         fused = scale_outputs(before, factor, shift)
-        return replace(fused, relative_error=before.relative_error + error)
+        return replace(fused, entry_error=before.entry_error + error)
     if isinstance(before, Dense):
         features = before.weight.shape[0]
         factor, shift = (_per_channel(t, features, 0) for t in (scaling.factor, offset))
         if factor is None or shift is None:
             return None
         bias = shift if before.offset is None else before.offset * factor + shift
-        return Dense(factor[:, None] * before.weight, bias, before.relative_error + error)
+        return Dense(factor[:, None] * before.weight, bias, before.entry_error + error)
     return None
 
 

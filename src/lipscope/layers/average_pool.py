@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,8 +12,8 @@ from torch import Tensor
 
 from ..certified import spectral_norm_upper
 from ..rounding import up_product
-from ..windows import per_dimension
-from .base import Layer, LinearLayer, Shape, TracedCall, torch_rule
+from ..windows import Windows, per_dimension
+from .base import Filter, Layer, LinearLayer, Shape, TracedCall, torch_rule
 from .reshape import Reshape
 
 
@@ -24,6 +25,9 @@ class AveragePool(LinearLayer):
     first: Tensor
     second: Tensor | None = None
     third: Tensor | None = None
+    windows: Windows | None = None
+    """The windows, if all of them weigh all their cells alike."""
+    entry_error: float = 8 * torch.finfo(torch.float64).eps
 
     @property
     def factors(self) -> list[Tensor]:
@@ -38,7 +42,16 @@ class AveragePool(LinearLayer):
 
     def norm(self, shapes: Sequence[Shape]) -> float:
         """Certified norm: the product of those of the factors (a Kronecker product), entries rounded twice."""
-        return up_product(*(spectral_norm_upper(a, 4 * torch.finfo(torch.float64).eps) for a in self.factors))
+        return up_product(*(spectral_norm_upper(a, self.entry_error) for a in self.factors))
+
+    def filter(self, shape: Shape) -> Filter | None:
+        w = self.windows
+        if w is None or len(shape) != len(w.size) + 1:
+            return None
+        weight = math.prod(float(a.max()) for a in self.factors)
+        offsets = itertools.product(*(range(-p, k - p) for k, p in zip(w.kernel, w.padding, strict=True)))
+        taps = weight * torch.eye(shape[0], dtype=torch.float64).expand(w.taps, -1, -1)
+        return Filter(taps, tuple(offsets), w.stride, w.torus_period(), self.entry_error)
 
 
 def _along_each(x: Tensor, factors: list[Tensor]) -> Tensor:
@@ -83,14 +96,22 @@ def _average_pool(call: TracedCall) -> Sequence[Layer]:
     if divisor is not None:
         factors = [(a > 0).to(a.dtype) for a in factors]
         factors[0] = factors[0] / divisor
-    return [AveragePool(*factors)]
+    alike = all(bool(((a == 0) | (a == a.max())).all()) for a in factors)
+    windows = Windows(size, out_size, kernel, stride, padding, (1,) * dims) if alike else None
+    return [_pool(factors, windows)]
+
+
+def _pool(factors: list[Tensor], windows: Windows | None = None) -> AveragePool:
+    first, second, third = (*factors, None, None)[:3]
+    assert first is not None
+    return AveragePool(first, second, third, windows)
 
 
 @torch_rule(*(f"aten.adaptive_avg_pool{d}d.default" for d in (1, 2, 3)))
 def _adaptive_average_pool(call: TracedCall) -> Sequence[Layer]:
     dims = int(call.op.removeprefix("aten.adaptive_avg_pool")[0])
     sizes = zip(call.box(dims), call.out_shape[1:], strict=True)
-    return [AveragePool(*(_adaptive_matrix(n, m) for n, m in sizes))]
+    return [_pool([_adaptive_matrix(n, m) for n, m in sizes])]
 
 
 @torch_rule("aten.mean.dim")
@@ -104,7 +125,7 @@ def _mean(call: TracedCall) -> Sequence[Layer]:
     if averaged != set(range(first, len(shape))) or len(averaged) > 3:
         raise call.unsupported("only means over the last one to three dimensions are supported")
     factors = [_adaptive_matrix(n, 1) for n in shape[first:]]
-    pool = AveragePool(*factors)
+    pool = _pool(factors)
     pooled = (*shape[:first], *[1] * len(factors))
     reshaped = call.out_shape != pooled and math.prod(call.out_shape) == math.prod(pooled)
     return [pool, Reshape(pooled, call.out_shape)] if reshaped else [pool]

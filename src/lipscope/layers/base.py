@@ -27,6 +27,28 @@ from ..slopes import Slope
 
 Shape = tuple[int, ...]
 
+
+@dataclass(frozen=True)
+class Filter:
+    """A translation-invariant linear layer, y[o] = Σ_j W_j x[s·o + offset_j] channels first, or its adjoint.
+
+    `taps` (n, c_out, c_in), `offsets` one integer vector a tap; on any torus of at least `period`
+    cells of x (a multiple of the stride), zero padding and circular wrap agree inside the box.
+    """
+
+    taps: Tensor
+    offsets: tuple[tuple[int, ...], ...]
+    stride: tuple[int, ...]
+    period: tuple[int, ...]
+    relative_error: float = 0.0
+    transposed: bool = False
+
+    @property
+    def pointwise(self) -> bool:
+        """Whether every output cell reads the input cell at its own place alone."""
+        return all(s == 1 for s in self.stride) and self.offsets == ((0,) * len(self.stride),)
+
+
 MATERIALISE_BELOW = 2048
 """A linear layer with at most this many inputs or outputs may be certified through its dense matrix."""
 _MATRIX_ENTRIES = 2**25
@@ -72,6 +94,8 @@ class LinearLayer(Layer):
     """An affine layer: forward(x) = apply(x) + offset, with `transpose` the adjoint of `apply`."""
 
     offset: Tensor | None = None
+    entry_error: float = 0.0
+    """Entrywise relative uncertainty of `matrix` and of the weights, from roundings made before."""
 
     @abstractmethod
     def apply(self, *vs: Tensor) -> Tensor:
@@ -97,12 +121,16 @@ class LinearLayer(Layer):
         matrix = self.matrix(shape)
         if matrix is None:
             raise NotImplementedError(f"{type(self).__name__} on {shape} is too large for a dense norm")
-        return spectral_norm_upper(matrix)
+        return spectral_norm_upper(matrix, self.entry_error)
+
+    def filter(self, shape: Shape) -> Filter | None:
+        """The layer as a translation-invariant filter on inputs of the shape, or None if it is not one."""
+        return None
 
     def matrix(self, shape: Shape) -> Tensor | None:
-        """T as a dense float64 matrix (its transpose if that is smaller), or None if it would be large.
+        """T as a dense float64 matrix (outputs, inputs), or None if it would be large.
 
-        Every product with a unit vector is exact, so the entries carry no rounding.
+        Products with unit vectors are exact, so only `entry_error` is uncertain.
         """
         exact = self.to(torch.float64, "cpu")
         columns = math.prod(shape)
@@ -112,7 +140,7 @@ class LinearLayer(Layer):
             return None
         if columns <= rows:
             eye = torch.eye(columns, dtype=torch.float64).reshape(columns, *shape)
-            return exact.apply(eye).flatten(1)
+            return exact.apply(eye).flatten(1).T
         eye = torch.eye(rows, dtype=torch.float64).reshape(rows, *probe.shape[1:])
         return exact.transpose(eye)[0].flatten(1)
 

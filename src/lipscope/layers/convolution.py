@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -11,7 +12,7 @@ from torch.nn import functional
 
 from ..certified import convolution_norm_upper, spectral_norm_upper
 from ..windows import Windows, per_dimension, polyphase
-from .base import Layer, LinearLayer, Shape, TracedCall, torch_rule
+from .base import Filter, Layer, LinearLayer, Shape, TracedCall, torch_rule
 
 _CONVOLVE = {1: functional.conv1d, 2: functional.conv2d, 3: functional.conv3d}
 _CONVOLVE_TRANSPOSED = {
@@ -30,8 +31,7 @@ class Convolution(LinearLayer):
     windows: Windows
     groups: int = 1
     offset: Tensor | None = None
-    relative_error: float = 0.0
-    """Entrywise relative uncertainty of `weight`, not 0 after fusion; the certified norm covers it."""
+    entry_error: float = 0.0
 
     def apply(self, *vs: Tensor) -> Tensor:
         w = self.windows
@@ -63,8 +63,26 @@ class Convolution(LinearLayer):
         """Certified spectral norm: of the dense matrix if small, else the torus bound of its symbol."""
         matrix = self.matrix((self.weight.shape[1] * self.groups, *self.windows.size))
         if matrix is not None:
-            return spectral_norm_upper(matrix, self.relative_error)
+            return spectral_norm_upper(matrix, self.entry_error)
         return self.torus_norm()
+
+    def filter(self, shape: Shape) -> Filter | None:
+        w = self.windows
+        c_out, c_in = self.weight.shape[:2]
+        grouped = self.weight.reshape(self.groups, c_out // self.groups, c_in, -1)
+        taps = grouped.new_zeros(self.groups, c_out // self.groups, self.groups, c_in, w.taps)
+        for group, part in enumerate(grouped):
+            taps[group, :, group] = part
+        offsets = itertools.product(
+            *(range(-p, k * d - p, d) for k, d, p in zip(w.kernel, w.dilation, w.padding, strict=True))
+        )
+        return Filter(
+            taps=taps.reshape(c_out, self.groups * c_in, w.taps).permute(2, 0, 1),
+            offsets=tuple(offsets),
+            stride=w.stride,
+            period=w.torus_period(),
+            relative_error=self.entry_error,
+        )
 
     def torus_norm(self) -> float:
         """Certified spectral norm from the symbol on the smallest torus, whatever the size."""
@@ -74,7 +92,7 @@ class Convolution(LinearLayer):
             dilation=self.windows.dilation,
             groups=self.groups,
             period=self.windows.torus_period(),
-            relative_error=self.relative_error,
+            relative_error=self.entry_error,
         )
 
 
@@ -94,6 +112,10 @@ class TransposedConvolution(LinearLayer):
 
     def norm(self, shapes: Sequence[Shape]) -> float:
         return self.adjoint.norm(shapes)
+
+    def filter(self, shape: Shape) -> Filter | None:
+        adjoint = self.adjoint.filter(shape)
+        return None if adjoint is None else replace(adjoint, transposed=True)
 
 
 def _depth_to_space(phased: Tensor, windows: Windows) -> Tensor:
@@ -172,5 +194,5 @@ def scale_outputs(layer: Convolution, factor: Tensor, shift: Tensor) -> Convolut
     offset = shift.reshape(-1, *[1] * dims)
     if layer.offset is not None:
         offset = offset + layer.offset * factor.reshape(-1, *[1] * dims)
-    error = layer.relative_error + 4 * torch.finfo(torch.float64).eps
+    error = layer.entry_error + 4 * torch.finfo(torch.float64).eps
     return Convolution(weight, layer.windows, layer.groups, offset, error)

@@ -19,8 +19,7 @@ class Dense(LinearLayer):
     kind = "dense"
     weight: Tensor
     offset: Tensor | None = None
-    relative_error: float = 0.0
-    """Entrywise relative uncertainty of `weight`, not 0 after fusion; the certified norm covers it."""
+    entry_error: float = 0.0
 
     def apply(self, *vs: Tensor) -> Tensor:
         return functional.linear(vs[0], self.weight)
@@ -30,7 +29,7 @@ class Dense(LinearLayer):
 
     def norm(self, shapes: Sequence[Shape]) -> float:
         """Certified spectral norm of W; tokens share it, since the operator is block diagonal."""
-        return spectral_norm_upper(self.weight.detach().cpu(), self.relative_error)
+        return spectral_norm_upper(self.weight.detach().cpu(), self.entry_error)
 
 
 @torch_rule("aten.linear.default")

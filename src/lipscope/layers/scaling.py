@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from ..errors import CertificateError
-from ..rounding import up
-from .base import Layer, LinearLayer, Reference, Shape, TracedCall, torch_rule
+from ..rounding import gamma, up
+from .base import Filter, Layer, LinearLayer, Reference, Shape, TracedCall, torch_rule
 
 
 @dataclass(eq=False)
@@ -23,6 +23,10 @@ class Scaling(LinearLayer):
     offset: Tensor | None = None
     operations: int = 0
     """How many float64 roundings made `factor` out of the model's numbers; the certified norm covers them."""
+
+    @property
+    def entry_error(self) -> float:  # type: ignore[override]
+        return gamma(self.operations) if self.operations else 0.0
 
     def apply(self, *vs: Tensor) -> Tensor:
         return vs[0] * self.factor
@@ -36,6 +40,14 @@ class Scaling(LinearLayer):
             raise CertificateError("a scale factor is NaN or infinite: no bound exists")
         largest = float(self.factor.abs().max()) if self.factor.numel() else 0.0
         return up(largest, self.operations) if self.operations else largest
+
+    def filter(self, shape: Shape) -> Filter | None:
+        dims = len(shape) - 1
+        factor = self.factor.reshape((1,) * max(0, len(shape) - self.factor.ndim) + self.factor.shape)
+        if dims < 1 or any(n != 1 for n in factor.shape[1:]):
+            return None
+        diagonal = torch.diag(factor.flatten().expand(shape[0]))
+        return Filter(diagonal.unsqueeze(0), ((0,) * dims,), (1,) * dims, shape[1:], self.entry_error)
 
 
 @torch_rule("aten._native_batch_norm_legit_no_training.default", "aten.batch_norm.default")

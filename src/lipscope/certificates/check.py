@@ -1,0 +1,75 @@
+"""Re-checking a stored certificate against a network: every piece is proved again from its parameters."""
+
+from __future__ import annotations
+
+import math
+
+from ..errors import CertificateError
+from ..graph import INPUT, Graph
+from ..progress import Progress, silent
+from ..quantities.analytical import analytical
+from ..rounding import up, up_product
+from .certificate import Certificate, PieceRecord
+from .problem import DenseProblem, FourierProblem, NoProblemError, Problem
+from .verify import Parameters, prove
+
+
+def verify(graph: Graph, certificate: Certificate, progress: Progress = silent) -> float:
+    """Prove a stored certificate again, and return the bound that was proved.
+
+    Args:
+        graph: the network; its weights and structure must be those certified.
+        certificate: pieces, multipliers and claims.
+
+    Returns:
+        A certified upper bound of the Euclidean Lipschitz constant. It may differ from the claim in
+        the last digits, since matrix products round differently on other machines.
+
+    Raises:
+        CertificateError: the network is another one, the pieces do not cover it, or a proof fails.
+    """
+    if certificate.fingerprint != graph.fingerprint():
+        raise CertificateError("the certificate is of another network (its fingerprint differs)")
+    cuts = graph.cuts()
+    ends = [piece.end for piece in certificate.pieces]
+    starts = [piece.start for piece in certificate.pieces]
+    if starts != [INPUT, *ends[:-1]] or ends[-1:] != cuts[-1:] or not set(ends) <= set(cuts):
+        raise CertificateError("the pieces of the certificate do not cover the network")
+    bounds = []
+    for number, piece in enumerate(certificate.pieces):
+        bounds.append(_piece_bound(graph, piece, certificate.parameters[number], progress))
+    return up_product(*bounds)
+
+
+def _piece_bound(graph: Graph, piece: PieceRecord, parameters: Parameters, progress: Progress) -> float:
+    part = graph.between(piece.start, piece.end)
+    if piece.structure == "norms":
+        return analytical(part).value
+    if piece.rho is None:
+        raise CertificateError(f"the certificate of {piece.first} states no bound")
+    rho = prove(
+        problem_of(part, piece),
+        parameters,
+        piece.rho,
+        lambda done, total: progress(f"verify: {piece.first}", done, total),
+    )
+    return constant(rho)
+
+
+def problem_of(part: Graph, piece: PieceRecord) -> Problem:
+    """The quadratic problem that a piece's record speaks of.
+
+    Raises:
+        CertificateError: the piece does not have that structure.
+    """
+    try:
+        if piece.structure == "dense":
+            return DenseProblem(part)
+        return FourierProblem(part, tuple(piece.twist or (0,) * (len(part.input_shape) - 1)))
+    except NoProblemError as error:
+        raise CertificateError(f"{piece.first} has no certificate of structure {piece.structure}") from error
+
+
+def constant(rho: float) -> float:
+    """√ρ, rounded up."""
+    return up(math.sqrt(rho), 2)
