@@ -69,13 +69,13 @@ def test_analyze_prints_the_table_and_writes_the_files(finished, place: Path) ->
     for word in ("analytical", "local", "empirical", "effective", "upper", "lower", "estimate", "p_k"):
         assert word in finished.stdout
     files = {p.name for p in (place / "run").iterdir()}
-    assert {"result.json", "report.html", "witness.safetensors"} <= files
+    assert {"result.json", "report.html", "witness.safetensors", "certificate.safetensors"} <= files
     assert "state" not in files
     result = Result.from_json((place / "run" / "result.json").read_bytes())
     assert result.schema_version == 1
     assert 0 < result.empirical.value <= result.lower <= result.upper
     assert result.empirical.duplicate_count == 1
-    assert [q.kind for q in result.quantities] == ["upper", "lower", "lower"] + ["estimate"] * 5
+    assert [q.kind for q in result.quantities] == ["upper"] * 2 + ["lower"] * 2 + ["estimate"] * 5
     assert result.provenance.command.startswith("__main__.py analyze net.py:build")
     assert "<html" in (place / "run" / "report.html").read_text("utf-8")
 

@@ -17,6 +17,7 @@ from pydantic import BaseModel, TypeAdapter
 from torch import Tensor, nn
 
 from ._version import __version__
+from .certificates import improve
 from .data import ImagePreprocessing, Samples, load_samples
 from .errors import DataError, ModelError
 from .graph import Graph, from_torch
@@ -25,6 +26,8 @@ from .quantities import Pair, analytical, effective, empirical, local, mean_slop
 from .quantities.checkpoint import no_checkpoint
 from .results import (
     Analytical,
+    Certified,
+    Cost,
     DataInfo,
     Effective,
     Empirical,
@@ -35,7 +38,7 @@ from .results import (
     Result,
     Witness,
 )
-from .runs import WITNESS, RunFolder, identity_key
+from .runs import CERTIFICATE, WITNESS, RunFolder, identity_key
 
 if TYPE_CHECKING:
     from .quantities.effective import EffectiveLevel, Reading
@@ -56,11 +59,14 @@ class Options:
     """What decides the numbers, beside model and data.
 
     `tolerance`: relative accuracy of Lip(x). `pairs`: pairs behind the secant slopes.
+    `effort`, `seconds`: how long is spent on the certificate (None: the effort's own time); "none" skips it.
     `batch_size`: samples treated at once (memory grows with it). `dtype`: precision of the
     estimates; certificates and witnesses are always float64.
     """
 
     pairs: int = 10_000
+    effort: Literal["none", "fast", "balanced", "tight"] = "balanced"
+    seconds: float | None = None
     tolerance: float = 1e-3
     batch_size: int = 16
     seed: int = 0
@@ -70,6 +76,8 @@ class Options:
     def __post_init__(self) -> None:
         if self.pairs < 1 or self.batch_size < 1:
             raise ValueError("pairs and batch_size must be positive")
+        if self.seconds is not None and not self.seconds >= 0:
+            raise ValueError("seconds must not be negative")
         if not 0 < self.tolerance < 1:
             raise ValueError("tolerance must lie between 0 and 1")
 
@@ -202,6 +210,9 @@ def _run(
         return found if found is not None else (None, None)
 
     upper = stages.once("analytical", Analytical, lambda: (analytical(graph, stages.progress), None))
+    certified: Certified | None = None
+    if options.effort != "none":
+        certified = stages.once("certified", Certified, lambda: (_certified(graph, options, stages), None))
     averaged = stages.once("effective", _SlopeStage, slopes_and_effective)
     pairwise: Empirical | None = stages.once("empirical", Empirical | None, all_pairs)  # type: ignore[arg-type]
     pointwise = stages.once(
@@ -228,6 +239,7 @@ def _run(
             preprocessing=samples.preprocessing,
         ),
         analytical=upper,
+        certified=certified,
         local=pointwise if stages.folder is None else _filed(pointwise),
         empirical=pairwise if stages.folder is None or pairwise is None else _filed(pairwise),
         effective=averaged.effective,
@@ -254,6 +266,26 @@ def _run(
         pictures = witness_pictures(stages.witnesses)
         stages.folder.finish(result.to_json(), render_html(result, pictures), stages.witnesses)
     return result
+
+
+def _certified(graph: Graph, options: Options, stages: _Stages) -> Certified:
+    """The best certificate within the effort, kept in the run folder as it improves."""
+    assert options.effort != "none"
+    started = time.perf_counter()
+    for certificate in improve(graph, options.effort, options.seconds, stages.progress):
+        best = certificate
+        if stages.folder is not None:
+            stages.folder.save_certificate(best.to_bytes())
+    return Certified(
+        name="certified",
+        value=best.value,
+        method="quadratic certificates of pieces of the network, each proved by Cholesky factorisations",
+        source="DESIGN 3.3; Fazlyab et al. 2019 (the semidefinite program of the dense structure)",
+        cost=Cost(seconds=time.perf_counter() - started),
+        effort=options.effort,
+        pieces=best.pieces,
+        file=None if stages.folder is None else CERTIFICATE,
+    )
 
 
 Q = TypeVar("Q", Local, Empirical)

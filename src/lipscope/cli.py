@@ -112,6 +112,16 @@ def analyze(
     pairs: Annotated[
         int, typer.Option(help="Random pairs of samples behind the secant slopes.", min=1)
     ] = 10_000,
+    effort: Annotated[
+        Literal["none", "fast", "balanced", "tight"],
+        typer.Option(help="How long is spent on the certificate: about 20 s, 4 min or 20 min at full size."),
+    ] = "balanced",
+    seconds: Annotated[
+        float | None,
+        typer.Option(
+            help="Time to optimise the certificate, instead of the effort's own; proofs come on top.", min=0
+        ),
+    ] = None,
     tolerance: Annotated[
         float, typer.Option(help="Relative accuracy of Lip(x) at each sample.", min=1e-12, max=0.5)
     ] = 1e-3,
@@ -143,7 +153,7 @@ def analyze(
     from .data import load_samples
     from .models import load_model
 
-    options = Options(pairs, tolerance, batch_size, seed, device, dtype)
+    options = Options(pairs, effort, seconds, tolerance, batch_size, seed, device, dtype)
     loaded = load_model(model, state, notify=lambda message: _say(_escaped(message)))
     shape = _parse_shape(input_shape) if input_shape else loaded.input_shape
     inputs = load_samples(data, shape, _preprocessing(loaded, shape, mean, std, resize))

@@ -52,7 +52,7 @@ class Witness(_Record):
 class Quantity(_Record):
     """One number with its kind."""
 
-    name: str = Field(description="analytical, local, empirical or effective")
+    name: str = Field(description="analytical, certified, local, empirical or effective")
     kind: Kind
     value: float
     method: str = Field(description="how it was computed, in a sentence")
@@ -85,6 +85,36 @@ class Analytical(Quantity):
 
     kind: Kind = "upper"
     layers: list[LayerBound]
+
+
+class CertifiedPiece(_Record):
+    """What a certificate claims of one piece, the part of the network between two cuts."""
+
+    start: int = Field(description="node whose value is the piece's input")
+    end: int = Field(description="node whose value is the piece's output")
+    first: str = Field(description="place of the piece's first layer in the model")
+    last: str = Field(description="place of its last layer")
+    structure: Literal["norms", "dense", "frequency"] = Field(
+        description="norms: composition of layer norms; dense: one multiplier a unit, the whole matrix; "
+        "frequency: one multiplier a channel, one matrix a frequency"
+    )
+    bound: float = Field(description="certified Lipschitz constant of the piece")
+    product: float = Field(description="the same from layer norms alone")
+    rho: float | None = Field(None, description="ρ of the quadratic certificate, a squared constant")
+    twist: list[int] | None = Field(None, description="half-step shifts of the frequencies, one a dimension")
+    blocks: int = Field(1, description="matrices whose definiteness proves ρ")
+    size: int = Field(0, description="rows of each of them")
+
+
+class Certified(Quantity):
+    """The upper bound of the quadratic certificate; `lipscope verify` proves it again from its file."""
+
+    kind: Kind = "upper"
+    effort: str
+    pieces: list[CertifiedPiece]
+    file: str | None = Field(
+        None, description="safetensors file in the run folder; None if no folder was given"
+    )
 
 
 class Local(Quantity):
@@ -188,6 +218,7 @@ class Result(_Record):
     model: ModelInfo
     data: DataInfo
     analytical: Analytical
+    certified: Certified | None = Field(None, description="None in runs of versions without certificates")
     local: Local
     empirical: Empirical | None = Field(description="None if the data hold fewer than two distinct samples")
     effective: list[Effective]
@@ -205,12 +236,14 @@ class Result(_Record):
     @property
     def upper(self) -> float:
         """The best certified upper bound of the global Lipschitz constant."""
-        return self.analytical.value
+        return min([self.analytical.value] + ([self.certified.value] if self.certified else []))
 
     @property
     def quantities(self) -> list[Quantity]:
         """All numbers, from the certified upper bound down."""
-        found: list[Quantity] = [self.analytical, self.local]
+        found: list[Quantity] = [self.analytical]
+        found += [self.certified] if self.certified else []
+        found += [self.local]
         return found + ([self.empirical] if self.empirical else []) + list(self.effective)
 
     def to_json(self) -> str:

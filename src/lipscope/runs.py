@@ -1,7 +1,7 @@
 """The run folder: results, witnesses and the state an interrupted run resumes from.
 
-Layout: `result.json`, `report.html`, `witness.safetensors`, `run.json` (what the run is of) and
-`state/` (checkpoints, removed once the result is written). Every file is written beside its
+Layout: `result.json`, `report.html`, `witness.safetensors`, `certificate.safetensors`, `run.json` (what
+the run is of) and `state/` (checkpoints, removed once the result is written). Every file is written beside its
 place and moved there, so none is ever half-written.
 """
 
@@ -24,6 +24,7 @@ from .quantities.checkpoint import State
 from .results import Result
 
 RESULT, REPORT, WITNESS, IDENTITY = "result.json", "report.html", "witness.safetensors", "run.json"
+CERTIFICATE = "certificate.safetensors"
 _STATE, _LOCK = "state", "lock"
 
 
@@ -90,6 +91,10 @@ class RunFolder:
     def save_text(self, name: str, text: str) -> None:
         """Record a finished stage."""
         self._write(f"{_STATE}/{name}.json", lambda file: file.write(text.encode()), durable=False)
+
+    def save_certificate(self, content: bytes) -> None:
+        """Replace the certificate; each one found on the way is a proof already."""
+        self._write(CERTIFICATE, lambda file: file.write(content))
 
     def finished(self) -> Result | None:
         """The result of this run if it is complete."""

@@ -8,46 +8,24 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import IO, Literal
+from typing import IO
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ValidationError
 from torch import Tensor
 
 from ..atomic import write_atomically
 from ..errors import CertificateError
+from ..results import CertifiedPiece
 from ..rounding import up_product
 
 FORMAT = 1
-
-Structure = Literal["norms", "dense", "frequency"]
-
-
-class PieceRecord(BaseModel):
-    """What is claimed of one piece, the part of the network between two cuts."""
-
-    model_config = ConfigDict(frozen=True, ser_json_inf_nan="strings")
-
-    start: int = Field(description="node whose value is the piece's input")
-    end: int = Field(description="node whose value is the piece's output")
-    first: str = Field(description="place of the piece's first layer in the model")
-    last: str = Field(description="place of its last layer")
-    structure: Structure = Field(
-        description="norms: composition of layer norms; dense: multipliers per unit, the whole matrix; "
-        "frequency: multipliers per channel, one matrix a frequency"
-    )
-    bound: float = Field(description="certified Lipschitz constant of the piece (upper)")
-    product: float = Field(description="the same from layer norms alone (upper)")
-    rho: float | None = Field(None, description="ρ of the quadratic certificate, squared constant")
-    twist: list[int] | None = Field(None, description="half-step shifts of the frequencies, one a dimension")
-    blocks: int = Field(1, description="matrices whose definiteness proves ρ")
-    size: int = Field(0, description="rows of each of them")
 
 
 class _Header(BaseModel):
     format: int
     fingerprint: str
-    pieces: list[PieceRecord]
+    pieces: list[CertifiedPiece]
 
 
 class Certificate:
@@ -57,7 +35,7 @@ class Certificate:
     """
 
     def __init__(
-        self, fingerprint: str, pieces: list[PieceRecord], parameters: list[dict[str, Tensor]]
+        self, fingerprint: str, pieces: list[CertifiedPiece], parameters: list[dict[str, Tensor]]
     ) -> None:
         self.fingerprint = fingerprint
         self.pieces = pieces

@@ -20,7 +20,8 @@ from ..errors import CertificateError
 from ..graph import Graph
 from ..progress import Progress, silent
 from ..quantities.analytical import analytical
-from .certificate import Certificate, PieceRecord
+from ..results import CertifiedPiece
+from .certificate import Certificate
 from .check import constant, problem_of
 from .optimise import Found, finish_frequency, optimise_dense, optimise_frequency
 from .problem import DenseProblem, FourierProblem, NoProblemError, Problem
@@ -93,7 +94,7 @@ def improve(
     whole = analytical(graph)
     last = len(graph.nodes) - 1
     fingerprint = graph.fingerprint()
-    record = PieceRecord(
+    record = CertifiedPiece(
         start=0, end=last, first=graph.nodes[min(1, last)].place, last=graph.nodes[last].place,
         structure="norms", bound=whole.value, product=whole.value,
     )  # fmt: skip
@@ -169,9 +170,9 @@ def _dense_operations(part: Graph) -> float | None:
     return rows**3 / 3
 
 
-def _by_norms(graph: Graph, plan: Plan) -> PieceRecord:
+def _by_norms(graph: Graph, plan: Plan) -> CertifiedPiece:
     product = analytical(graph.between(plan.start, plan.end)).value
-    return PieceRecord(
+    return CertifiedPiece(
         start=plan.start,
         end=plan.end,
         first=graph.nodes[plan.start + 1].place,
@@ -183,8 +184,8 @@ def _by_norms(graph: Graph, plan: Plan) -> PieceRecord:
 
 
 def _by_multipliers(
-    graph: Graph, plan: Plan, norms: PieceRecord, seconds: float, progress: Progress
-) -> Iterator[tuple[PieceRecord, dict[str, Tensor]]]:
+    graph: Graph, plan: Plan, norms: CertifiedPiece, seconds: float, progress: Progress
+) -> Iterator[tuple[CertifiedPiece, dict[str, Tensor]]]:
     """Proved records of a piece, better and better."""
     part = graph.between(plan.start, plan.end)
     dims = len(part.input_shape) - 1

@@ -8,8 +8,9 @@ from ..errors import CertificateError
 from ..graph import INPUT, Graph
 from ..progress import Progress, silent
 from ..quantities.analytical import analytical
+from ..results import CertifiedPiece
 from ..rounding import up, up_product
-from .certificate import Certificate, PieceRecord
+from .certificate import Certificate
 from .problem import DenseProblem, FourierProblem, NoProblemError, Problem
 from .verify import Parameters, prove
 
@@ -41,7 +42,7 @@ def verify(graph: Graph, certificate: Certificate, progress: Progress = silent) 
     return up_product(*bounds)
 
 
-def _piece_bound(graph: Graph, piece: PieceRecord, parameters: Parameters, progress: Progress) -> float:
+def _piece_bound(graph: Graph, piece: CertifiedPiece, parameters: Parameters, progress: Progress) -> float:
     part = graph.between(piece.start, piece.end)
     if piece.structure == "norms":
         return analytical(part).value
@@ -56,7 +57,7 @@ def _piece_bound(graph: Graph, piece: PieceRecord, parameters: Parameters, progr
     return constant(rho)
 
 
-def problem_of(part: Graph, piece: PieceRecord) -> Problem:
+def problem_of(part: Graph, piece: CertifiedPiece) -> Problem:
     """The quadratic problem that a piece's record speaks of.
 
     Raises:

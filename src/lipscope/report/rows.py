@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from ..results import Effective, Kind, Quantity, Result, Witness
+from ..results import Certified, Effective, Kind, Quantity, Result, Witness
 from . import format as fmt
 
 SIGNS: dict[Kind, str] = {"upper": "≤", "lower": "≥", "estimate": "≈"}
@@ -30,7 +30,7 @@ READINGS: dict[str, str] = {
 class Row:
     """One quantity, as text; names from outside are already made printable, not escaped."""
 
-    key: Literal["analytical", "local", "empirical", "effective"]
+    key: Literal["analytical", "certified", "local", "empirical", "effective"]
     name: str
     symbol: tuple[str, str]
     variant: str
@@ -76,6 +76,7 @@ def rows(result: Result, name_length: int = 48) -> list[Row]:
             else "no finite bound was proved",
             basis=f"certified norms of {layers} layer{'s' * (layers != 1)}",
         ),
+        *([] if result.certified is None else [_certified_row(result.certified)]),
         _row(
             local,
             "local",
@@ -98,6 +99,21 @@ def rows(result: Result, name_length: int = 48) -> list[Row]:
     return found + [_effective_row(effective) for effective in result.effective]
 
 
+def _certified_row(certified: Certified) -> Row:
+    pieces = [piece for piece in certified.pieces if piece.structure != "norms"]
+    if not pieces:
+        basis = "no multipliers improve on the norms"
+    else:
+        blocks = sum(piece.blocks for piece in pieces)
+        largest = max(piece.size for piece in pieces)
+        basis = (
+            f"{len(certified.pieces)} piece{'s' * (len(certified.pieces) != 1)}, {fmt.integer(blocks)} matri"
+            f"{'x' if blocks == 1 else 'ces'} of up to {fmt.integer(largest)} rows proved positive"
+        )
+    meaning = "no two inputs are stretched more; multipliers over several layers at once"
+    return _row(certified, "certified", ("L", "cert"), meaning=meaning, basis=basis)
+
+
 def _effective_row(effective: Effective) -> Row:
     product = effective.slope_product
     unit = "layer" if effective.level == "scalar" else "channel"
@@ -113,7 +129,7 @@ def _effective_row(effective: Effective) -> Row:
 
 def _row(
     quantity: Quantity,
-    key: Literal["analytical", "local", "empirical", "effective"],
+    key: Literal["analytical", "certified", "local", "empirical", "effective"],
     symbol: tuple[str, str],
     meaning: str,
     basis: str = "",
