@@ -14,11 +14,10 @@ from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
 import typer
 
 from ._version import __version__
-from .errors import DataError, LipscopeError, RunFolderError
+from .errors import CertificateError, DataError, LipscopeError, RunFolderError
 
 if TYPE_CHECKING:
     from rich.console import Console
-    from torch import Tensor
 
     from .data import ImagePreprocessing
     from .models import LoadedModel
@@ -181,7 +180,7 @@ def report(
     from .analysis import witness_pictures
     from .report import write_html
     from .results import Result
-    from .runs import REPORT, RESULT, WITNESS
+    from .runs import REPORT, RESULT, WITNESS, read_tensors
 
     path = run / RESULT if run.is_dir() else run
     try:
@@ -193,7 +192,7 @@ def report(
     except LipscopeError as error:
         raise DataError(f"{path}: {error}") from error
     stored = path.parent / WITNESS
-    pictures = witness_pictures(_read_tensors(stored)) if stored.exists() else {}
+    pictures = witness_pictures(read_tensors(stored)) if stored.exists() else {}
     target = html or path.parent / REPORT
     try:
         write_html(result, target, pictures)
@@ -201,6 +200,36 @@ def report(
         raise RunFolderError(f"cannot write {target}: {error.strerror or error}") from error
     _show(result)
     _say(f"\nwrote {_escaped(str(target))}")
+
+
+@app.command()
+def verify(
+    run: Annotated[Path, typer.Argument(help="A run folder, your own or one that somebody sent you.")],
+    model: Annotated[str, typer.Argument(help="The network it is claimed of, as for `analyze`.")],
+    state: Annotated[
+        Path | None, typer.Option(help="Weights to load: a .safetensors, .pt or .pth state dict.")
+    ] = None,
+    input_shape: Annotated[
+        str | None, typer.Option(help="Per-sample input shape. Default: the one the run states.")
+    ] = None,
+) -> None:
+    """Check every bound of a finished run again: repeat the proofs, evaluate the witnesses.
+
+    The exit code is 7 if a bound does not hold. Only the model that you name is run as code.
+    """
+    from .graph import from_torch
+    from .models import load_model
+    from .report import print_checks
+    from .verification import stated_shape, verify_run
+
+    shape = _parse_shape(input_shape) if input_shape else stated_shape(run)
+    loaded = load_model(model, state, notify=lambda message: _say(_escaped(message)))
+    graph = from_torch(loaded.module, shape)
+    with _progress_bars() as progress:
+        checks = verify_run(run, graph, progress)
+    print_checks(checks, _console(error=False))
+    if not all(check.holds for check in checks):
+        raise CertificateError(f"{run}: not every bound could be confirmed")
 
 
 @app.command()
@@ -267,18 +296,6 @@ def _parse_numbers(option: str, text: str, count: int) -> tuple[float, ...]:
     if len(values) not in (1, count):
         raise DataError(f"{option} {text}: write one number, or {count} separated by commas")
     return values * count if len(values) == 1 else values
-
-
-def _read_tensors(path: Path) -> dict[str, Tensor]:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    try:
-        return load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise DataError(
-            f"cannot read {path}: {error}; delete it to build the report without pictures"
-        ) from error
 
 
 @contextmanager

@@ -49,6 +49,25 @@ class Witness(_Record):
     rounding: float = Field(description="allowance for rounding, already subtracted from the bound")
 
 
+class Check(_Record):
+    """A bound that was checked again: as claimed and as found now (None: not proved, not evaluated)."""
+
+    name: str
+    kind: Kind
+    claimed: float
+    found: float | None
+    reason: str = ""
+
+    @property
+    def holds(self) -> bool:
+        """Whether the bound found is as good as the claim, but for 1e-6 that other hardware may round away."""
+        if self.found is None:
+            return False
+        if self.kind == "upper":
+            return self.found <= self.claimed * (1 + 1e-6)
+        return self.found >= self.claimed * (1 - 1e-6)
+
+
 class Quantity(_Record):
     """One number with its kind."""
 
@@ -64,6 +83,10 @@ class Quantity(_Record):
     def squared(self) -> float:
         """value², the energy ratio printed by the source."""
         return self.value * self.value
+
+    def checked(self, found: float | None, reason: str = "") -> Check:
+        """This bound beside what was found when it was checked again."""
+        return Check(name=self.name, kind=self.kind, claimed=self.value, found=found, reason=reason)
 
 
 class LayerBound(_Record):

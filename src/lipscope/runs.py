@@ -19,7 +19,7 @@ import numpy as np
 from torch import Tensor
 
 from .atomic import write_atomically
-from .errors import LipscopeError, RunFolderError
+from .errors import DataError, LipscopeError, RunFolderError
 from .quantities.checkpoint import State
 from .results import Result
 
@@ -148,6 +148,22 @@ class RunFolder:
         else:
             self._write(IDENTITY, lambda file: file.write(text.encode()))
         (self.path / _STATE).mkdir(exist_ok=True)
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file.
+
+    Raises:
+        DataError: it cannot be read.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        content: dict[str, Tensor] = load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise DataError(f"cannot read {path}: {error}") from error
+    return content
 
 
 def _lock_file(file: IO[bytes]) -> None:

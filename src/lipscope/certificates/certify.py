@@ -18,13 +18,15 @@ from torch import Tensor
 
 from ..errors import CertificateError
 from ..graph import Graph
+from ..layers import LinearLayer
+from ..layers.base import can_be_written_out
 from ..progress import Progress, silent
 from ..quantities.analytical import analytical
 from ..results import CertifiedPiece
 from .certificate import Certificate
 from .check import constant, problem_of
 from .optimise import Found, finish_frequency, optimise_dense, optimise_frequency
-from .problem import DenseProblem, FourierProblem, NoProblemError, Problem
+from .problem import MOVES, DenseProblem, FourierProblem, NoProblemError, Problem
 from .pullback import PullBack, realised
 from .verify import prove
 
@@ -163,10 +165,11 @@ def _dense_operations(part: Graph) -> float | None:
     rows = sizes[0] + sum(sizes[k] for k in part.nonlinear())
     if rows > _DENSE_LARGEST:
         return None
-    try:
-        DenseProblem(part).maps(torch.arange(0))
-    except NoProblemError:
-        return None
+    for size, node in zip(sizes, part.nodes, strict=True):
+        # Sums, concatenations and reshapes need no matrix of their own.
+        moves = not isinstance(node.layer, LinearLayer) or isinstance(node.layer, MOVES)
+        if not moves and not can_be_written_out(size, sizes[node.inputs[0]]):
+            return None
     return rows**3 / 3
 
 

@@ -41,6 +41,10 @@ X = "x"
 """The name of the input variable."""
 
 
+MOVES = (Sum, Concatenation, Reshape, Permute)
+"""Linear layers that are never written out as matrices."""
+
+
 class NoProblemError(Exception):
     """The piece does not fit the structure; the reason is for developers, the caller has others."""
 
@@ -194,7 +198,7 @@ class Problem(ABC):
             elif isinstance(layer, Sum):
                 forms[k] = self._sum(layer.coefficients, inputs)
             elif isinstance(layer, LinearLayer):
-                if not isinstance(layer, (Concatenation, Reshape, Permute)) and len(inputs) != 1:
+                if not isinstance(layer, MOVES) and len(inputs) != 1:
                     raise NoProblemError(f"{node.place}: {layer.kind} has several inputs")
                 forms[k] = self._linear(k, layer, inputs, readings)
             else:

@@ -136,7 +136,7 @@ class LinearLayer(Layer):
         columns = math.prod(shape)
         probe = exact.apply(torch.zeros(1, *shape, dtype=torch.float64))
         rows = math.prod(probe.shape[1:])
-        if min(rows, columns) > MATERIALISE_BELOW or rows * columns > _MATRIX_ENTRIES:
+        if not can_be_written_out(rows, columns):
             return None
         if columns <= rows:
             eye = torch.eye(columns, dtype=torch.float64).reshape(columns, *shape)
@@ -147,6 +147,11 @@ class LinearLayer(Layer):
     def lipschitz(self, bounds: Sequence[float], shapes: Sequence[Shape]) -> float:
         (bound,) = bounds
         return 0.0 if bound == 0.0 else up_product(bound, self.norm(shapes))
+
+
+def can_be_written_out(rows: int, columns: int) -> bool:
+    """Whether `LinearLayer.matrix` gives a matrix of this size."""
+    return min(rows, columns) <= MATERIALISE_BELOW and rows * columns <= _MATRIX_ENTRIES
 
 
 class NonlinearLayer(Layer):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 from rich import box
 from rich.console import Console
@@ -10,7 +11,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from ..results import Kind, LayerSlope, Result
+from ..results import Check, Kind, LayerSlope, Result
 from . import format as fmt
 from .rows import SIGNS, Row, rows
 
@@ -38,6 +39,24 @@ _MOST_SLOPES = 40
 def print_result(result: Result, console: Console) -> None:
     """Print the bracket, the table of quantities and the mean slopes p_k."""
     _Printer(console).show(result)
+
+
+def print_checks(checks: Sequence[Check], console: Console) -> None:
+    """Print each bound as claimed and as found again."""
+    printer = _Printer(console)
+    table = _empty_table()
+    for title in ("Bound", "Kind", "Claimed", "Found", ""):
+        table.add_column(title, justify="right" if title in ("Claimed", "Found") else "left")
+    for check in checks:
+        verdict = "confirmed" if check.holds else f"NOT CONFIRMED {fmt.plain(check.reason)}".strip()
+        table.add_row(
+            printer._text(check.name),
+            printer._text(f"{SIGNS[check.kind]} {check.kind}", _STYLES[check.kind]),
+            printer._text(fmt.number(check.claimed, check.kind, digits=7)),
+            printer._text(fmt.number(check.found, check.kind, digits=7)),
+            printer._text(verdict, "green" if check.holds else "bold red"),
+        )
+    console.print(table)
 
 
 class _Printer:
