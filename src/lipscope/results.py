@@ -85,7 +85,7 @@ class Quantity(_Record):
         return self.value * self.value
 
     def checked(self, found: float | None, reason: str = "") -> Check:
-        """This bound beside what was found when it was checked again."""
+        """The bound beside what was found when it was checked again."""
         return Check(name=self.name, kind=self.kind, claimed=self.value, found=found, reason=reason)
 
 

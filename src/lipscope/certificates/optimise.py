@@ -242,17 +242,22 @@ def optimise_frequency(
     keys = sorted(raw)
     vectors = _Vectors(count, pull.variables[0].size, pull.dtype)
 
+    begun = time.monotonic()
+
     def objective(x: Tensor) -> tuple[float, Tensor | None]:
         blocks = sampler.draw(feasibility)
+        # From a smooth objective, which settles fast, to one near the maximum.
+        passed = min(1.0, (time.monotonic() - begun) / max(deadline - begun, 1e-9))
+        sharpness = 8.0 * 8.0**passed
         x = x.detach().to(pull.real).requires_grad_(True)
         form = pull.evaluate(
-            pull.prepare(blocks), unpack(x, raw, keys), sharpness=20.0, feasibility=feasibility
+            pull.prepare(blocks), unpack(x, raw, keys), sharpness=3 * sharpness, feasibility=feasibility
         )
         if not isinstance(form, InputForm):
             return math.inf, None
         eigenvalues = form.quadratic(vectors.refined(form, blocks))
         sampler.values[blocks] = eigenvalues.detach().amax(1).to(torch.float32)
-        value = smoothed(eigenvalues.clamp_min(1e-30).flatten(), 8.0)
+        value = smoothed(eigenvalues.clamp_min(1e-30).flatten(), sharpness)
         (gradient,) = torch.autograd.grad(value, x)
         finite = math.isfinite(float(value.detach())) and bool(gradient.isfinite().all())
         if finite:
@@ -375,20 +380,18 @@ def finish_frequency(pull: PullBack, raw: Raw, margin: float = 0.985) -> Found:
     sizes = [v.size for v in pull.variables]
     batch = max(1, min(count, int(2**23 / max(sizes) ** 2)))
     chunks = torch.arange(count).split(batch)
+    feasibility = Feasibility(count, margin, steps=12)
     with torch.no_grad():
-        for v in reversed(pull.variables[1:]):
-            t = raw[f"{v.name}.log_t"].exp()
-            root = t.rsqrt().repeat(v.copies)
-            worst = 0.0
+        # Raising one variable's multipliers changes what the earlier ones see, hence the passes.
+        for _ in sizes:
             for blocks in chunks:
-                own = fast.evaluate(fast.prepare(blocks), raw, stop=v.name)
-                if not isinstance(own, Tensor):
-                    return Found(raw, math.inf)
-                scale = root.reshape(1, own.shape[1], own.shape[2], 1)
-                worst = max(worst, largest_eigenvalue(scale * own * scale.mT))
-            worst /= 1.0 if v.taps else 2.0
-            if worst > margin:
-                raw[f"{v.name}.log_t"] += math.log(worst / margin)
+                fast.evaluate(fast.prepare(blocks), raw, feasibility=feasibility)
+            excess = {name: float(seen.max()) / margin for name, seen in feasibility.seen.items()}
+            for name, factor in excess.items():
+                if 1 < factor < math.inf:
+                    raw[f"{name}.log_t"] += math.log(factor)
+            if max(excess.values(), default=0.0) <= 1:
+                break
         rho = 0.0
         vectors = _Vectors(count, sizes[0], pull.dtype)
         for blocks in chunks:
