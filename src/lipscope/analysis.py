@@ -3,42 +3,35 @@
 from __future__ import annotations
 
 import io
-import platform
-import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import torch
-from pydantic import BaseModel, TypeAdapter
+from pydantic import BaseModel
 from torch import Tensor, nn
 
 from ._version import __version__
-from .certificates import improve
 from .data import ImagePreprocessing, Samples, load_samples
 from .errors import DataError, ModelError
 from .graph import Graph, from_torch
 from .progress import Progress, silent
 from .quantities import Pair, analytical, effective, empirical, local, mean_slopes
-from .quantities.checkpoint import no_checkpoint
 from .results import (
     Analytical,
     Certified,
-    Cost,
     DataInfo,
     Effective,
     Empirical,
     LayerSlope,
     Local,
-    ModelInfo,
-    Provenance,
     Result,
-    Witness,
 )
-from .runs import CERTIFICATE, WITNESS, RunFolder, identity_key
+from .runs import REPORT, RESULT, RunFolder, identity_key
+from .stages import Stages, certify_in, model_info, provenance
 
 if TYPE_CHECKING:
     from .quantities.effective import EffectiveLevel, Reading
@@ -136,12 +129,12 @@ def analyze(
         "options": asdict(options),
     }
     if output is None:
-        stages = _Stages(None, progress)
+        stages = Stages(None, progress)
         return _run(graph, label, samples, options, stages, started, clock)
     with RunFolder(Path(output), identity) as folder:
-        if (finished := folder.finished()) is not None:
+        if (finished := folder.finished(Result, RESULT, REPORT)) is not None:
             return finished
-        return _run(graph, label, samples, options, _Stages(folder, progress), started, clock)
+        return _run(graph, label, samples, options, Stages(folder, progress), started, clock)
 
 
 def default_output(label: str, data: str, key: Mapping[str, Any]) -> Path:
@@ -156,37 +149,12 @@ class _SlopeStage(BaseModel):
     pairs: int
 
 
-class _Stages:
-    """Runs the stages of an analysis; with a folder, a finished stage is not run again."""
-
-    def __init__(self, folder: RunFolder | None, progress: Progress) -> None:
-        self.folder = folder
-        self.progress = progress
-        self.checkpoint = folder or no_checkpoint
-        self.witnesses: dict[str, Tensor] = {}
-
-    def once(self, name: str, kind: type[T], compute: Callable[[], tuple[T, Pair | None]]) -> T:
-        """The stage's recorded result, or a newly computed one; its witness pair is kept."""
-        record = TypeAdapter(kind)
-        if self.folder is not None and (text := self.folder.load_text(name)) is not None:
-            result = record.validate_json(text)
-            points = self.folder.load(f"witness.{name}") or {}
-        else:
-            result, pair = compute()
-            points = {} if pair is None else {"x1": pair.x1.numpy(), "x2": pair.x2.numpy()}
-            if self.folder is not None:
-                self.folder.save(f"witness.{name}", **points)
-                self.folder.save_text(name, record.dump_json(result).decode())
-        self.witnesses.update({f"{name}.{key}": torch.from_numpy(x) for key, x in points.items()})
-        return result
-
-
 def _run(
     graph: Graph,
     label: str,
     samples: Samples,
     options: Options,
-    stages: _Stages,
+    stages: Stages,
     started: str,
     clock: float,
 ) -> Result:
@@ -212,7 +180,10 @@ def _run(
     upper = stages.once("analytical", Analytical, lambda: (analytical(graph, stages.progress), None))
     certified: Certified | None = None
     if options.effort != "none":
-        certified = stages.once("certified", Certified, lambda: (_certified(graph, options, stages), None))
+        effort = options.effort
+        certified = stages.once(
+            "certified", Certified, lambda: (certify_in(stages, graph, effort, options.seconds), None)
+        )
     averaged = stages.once("effective", _SlopeStage, slopes_and_effective)
     pairwise: Empirical | None = stages.once("empirical", Empirical | None, all_pairs)  # type: ignore[arg-type]
     pointwise = stages.once(
@@ -224,14 +195,7 @@ def _run(
         ),
     )  # fmt: skip
     result = Result(
-        model=ModelInfo(
-            name=label,
-            fingerprint=graph.fingerprint(),
-            input_shape=list(graph.input_shape),
-            output_shape=list(graph.output_shape),
-            parameters=sum(p.numel() for p in graph.parameters()),
-            layers=len(graph.nodes) - 1,
-        ),
+        model=model_info(graph, label),
         data=DataInfo(
             name=samples.name,
             fingerprint=samples.fingerprint(),
@@ -240,61 +204,20 @@ def _run(
         ),
         analytical=upper,
         certified=certified,
-        local=pointwise if stages.folder is None else _filed(pointwise),
-        empirical=pairwise if stages.folder is None or pairwise is None else _filed(pairwise),
+        local=stages.filed(pointwise),
+        empirical=pairwise and stages.filed(pairwise),
         effective=averaged.effective,
         slopes=averaged.slopes,
         slope_pairs=averaged.pairs,
-        provenance=Provenance(
-            lipscope=__version__,
-            torch=str(torch.__version__),
-            python=platform.python_version(),
-            platform=platform.platform(),
-            threads=torch.get_num_threads(),
-            device=options.device,
-            dtype=options.dtype,
-            seed=options.seed,
-            command=" ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
-            started=started,
-            seconds=time.perf_counter() - clock,
-            peak_memory_bytes=_peak_memory(),
-        ),
+        provenance=provenance(started, clock, options.seed, options.device, options.dtype),
     )
     if stages.folder is not None:
         from .report import render_html
 
         pictures = witness_pictures(stages.witnesses)
-        stages.folder.finish(result.to_json(), render_html(result, pictures), stages.witnesses)
+        files = {REPORT: render_html(result, pictures), RESULT: result.to_json()}
+        stages.folder.finish(files, stages.witnesses)
     return result
-
-
-def _certified(graph: Graph, options: Options, stages: _Stages) -> Certified:
-    """The best certificate within the effort, kept in the run folder as it improves."""
-    assert options.effort != "none"
-    started = time.perf_counter()
-    for certificate in improve(graph, options.effort, options.seconds, stages.progress):
-        best = certificate
-        if stages.folder is not None:
-            stages.folder.save_certificate(best.to_bytes())
-    return Certified(
-        name="certified",
-        value=best.value,
-        method="quadratic certificates of pieces of the network, each proved by Cholesky factorisations",
-        source="DESIGN 3.3; Fazlyab et al. 2019 (the semidefinite program of the dense structure)",
-        cost=Cost(seconds=time.perf_counter() - started),
-        effort=options.effort,
-        pieces=best.pieces,
-        file=None if stages.folder is None else CERTIFICATE,
-    )
-
-
-Q = TypeVar("Q", Local, Empirical)
-
-
-def _filed(quantity: Q) -> Q:
-    """The quantity with its witness marked as stored in the run folder."""
-    witness: Witness = quantity.witness.model_copy(update={"file": WITNESS})
-    return quantity.model_copy(update={"witness": witness})
 
 
 def witness_pictures(witnesses: Mapping[str, Tensor]) -> dict[str, bytes]:
@@ -321,13 +244,3 @@ def _check_device(device: str) -> None:
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
         raise ModelError(f"device {device!r} cannot be used: {reason}") from error
-
-
-def _peak_memory() -> int:
-    """Peak resident memory of this process in bytes (0 where the system does not tell)."""
-    try:
-        import resource
-    except ImportError:
-        return 0
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return int(peak if sys.platform == "darwin" else peak * 1024)

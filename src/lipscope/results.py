@@ -9,7 +9,7 @@ since the source's tables print squared ratios.
 from __future__ import annotations
 
 import json
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, computed_field
 
@@ -234,10 +234,43 @@ class Provenance(_Record):
     peak_memory_bytes: int
 
 
-class Result(_Record):
-    """Everything `lipscope analyze` found."""
+R = TypeVar("R", bound="Report")
+
+
+class Report(_Record):
+    """What a run writes as JSON."""
 
     schema_version: int = SCHEMA_VERSION
+
+    def to_json(self) -> str:
+        """The content of the file."""
+        return self.model_dump_json(indent=2)
+
+    @classmethod
+    def from_json(cls: type[R], text: str | bytes) -> R:
+        """Read a file that `to_json` wrote.
+
+        Raises:
+            LipscopeError: it is something else, or of a newer schema.
+        """
+        try:
+            raw: Any = json.loads(text)
+        except (ValueError, RecursionError) as error:
+            raise LipscopeError(f"not a result file: {error}") from error
+        version = raw.get("schema_version") if isinstance(raw, dict) else None
+        if isinstance(version, int) and version > SCHEMA_VERSION:
+            raise LipscopeError(f"result of schema {version}, newer than {SCHEMA_VERSION}: upgrade lipscope")
+        try:
+            return cls.model_validate(raw)
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(str(part) for part in first["loc"])
+            raise LipscopeError(f"not a result file: {where}: {first['msg']}") from error
+
+
+class Result(Report):
+    """Everything `lipscope analyze` found."""
+
     model: ModelInfo
     data: DataInfo
     analytical: Analytical
@@ -268,28 +301,3 @@ class Result(_Record):
         found += [self.certified] if self.certified else []
         found += [self.local]
         return found + ([self.empirical] if self.empirical else []) + list(self.effective)
-
-    def to_json(self) -> str:
-        """The content of `result.json`."""
-        return self.model_dump_json(indent=2)
-
-    @classmethod
-    def from_json(cls, text: str | bytes) -> Result:
-        """Read a `result.json`.
-
-        Raises:
-            LipscopeError: it is not a result, or of a newer schema.
-        """
-        try:
-            raw: Any = json.loads(text)
-        except (ValueError, RecursionError) as error:
-            raise LipscopeError(f"not a result file: {error}") from error
-        version = raw.get("schema_version") if isinstance(raw, dict) else None
-        if isinstance(version, int) and version > SCHEMA_VERSION:
-            raise LipscopeError(f"result of schema {version}, newer than {SCHEMA_VERSION}: upgrade lipscope")
-        try:
-            return cls.model_validate(raw)
-        except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(str(part) for part in first["loc"])
-            raise LipscopeError(f"not a result file: {where}: {first['msg']}") from error

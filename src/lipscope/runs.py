@@ -11,8 +11,9 @@ import hashlib
 import json
 import shutil
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TypeVar
 from zipfile import BadZipFile
 
 import numpy as np
@@ -21,11 +22,13 @@ from torch import Tensor
 from .atomic import write_atomically
 from .errors import DataError, LipscopeError, RunFolderError
 from .quantities.checkpoint import State
-from .results import Result
+from .results import Report
 
 RESULT, REPORT, WITNESS, IDENTITY = "result.json", "report.html", "witness.safetensors", "run.json"
-CERTIFICATE = "certificate.safetensors"
+CERTIFICATE, BRACKET = "certificate.safetensors", "bracket.json"
 _STATE, _LOCK = "state", "lock"
+
+R = TypeVar("R", bound=Report)
 
 
 class RunFolder:
@@ -96,23 +99,23 @@ class RunFolder:
         """Replace the certificate; each one found on the way is a proof already."""
         self._write(CERTIFICATE, lambda file: file.write(content))
 
-    def finished(self) -> Result | None:
-        """The result of this run if it is complete."""
-        if not all((self.path / name).exists() for name in (RESULT, REPORT, WITNESS)):
+    def finished(self, kind: type[R], name: str, *others: str) -> R | None:
+        """The result in the file `name` if the run is complete, `others` being the rest of its files."""
+        if not all((self.path / file).exists() for file in (name, WITNESS, *others)):
             return None
         try:
-            return Result.from_json((self.path / RESULT).read_bytes())
+            return kind.from_json((self.path / name).read_bytes())
         except (OSError, LipscopeError):
             return None
 
-    def finish(self, result: str, report: str, witnesses: Mapping[str, Tensor]) -> None:
-        """Write the result, the report and the witness inputs, and drop the checkpoints."""
+    def finish(self, files: Mapping[str, str], witnesses: Mapping[str, Tensor]) -> None:
+        """Write the witness inputs and the files, the result last, and drop the checkpoints."""
         from safetensors.torch import save
 
         content = {key: tensor.contiguous() for key, tensor in witnesses.items()}
         self._write(WITNESS, lambda file: file.write(save(content)))
-        self._write(REPORT, lambda file: file.write(report.encode()))
-        self._write(RESULT, lambda file: file.write(result.encode()))
+        for name, text in files.items():
+            self._write(name, partial(_write_text, text=text))
         shutil.rmtree(self.path / _STATE, ignore_errors=True)
 
     def _write(self, name: str, write: Callable[[IO[bytes]], Any], durable: bool = True) -> None:
@@ -148,6 +151,10 @@ class RunFolder:
         else:
             self._write(IDENTITY, lambda file: file.write(text.encode()))
         (self.path / _STATE).mkdir(exist_ok=True)
+
+
+def _write_text(file: IO[bytes], text: str) -> None:
+    file.write(text.encode())
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:

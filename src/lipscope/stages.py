@@ -1,0 +1,119 @@
+"""What every job has in common: stages that are run once, what was analysed, and how to get it again."""
+
+from __future__ import annotations
+
+import platform
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+from pydantic import TypeAdapter
+from torch import Tensor
+
+from ._version import __version__
+from .certificates import Effort, improve
+from .graph import Graph
+from .progress import Progress
+from .quantities import Pair
+from .quantities.checkpoint import no_checkpoint
+from .results import Certified, Cost, ModelInfo, Provenance, Quantity
+from .runs import CERTIFICATE, WITNESS, RunFolder
+
+T = TypeVar("T")
+Q = TypeVar("Q", bound=Quantity)
+
+
+class Stages:
+    """Runs the stages of a job; with a folder, a finished stage is not run again."""
+
+    def __init__(self, folder: RunFolder | None, progress: Progress) -> None:
+        self.folder = folder
+        self.progress = progress
+        self.checkpoint = folder or no_checkpoint
+        self.witnesses: dict[str, Tensor] = {}
+
+    def once(self, name: str, kind: type[T], compute: Callable[[], tuple[T, Pair | None]]) -> T:
+        """The stage's recorded result, or a newly computed one; its witness pair is kept."""
+        record = TypeAdapter(kind)
+        if self.folder is not None and (text := self.folder.load_text(name)) is not None:
+            result = record.validate_json(text)
+            points = self.folder.load(f"witness.{name}") or {}
+        else:
+            result, pair = compute()
+            points = {} if pair is None else {"x1": pair.x1.numpy(), "x2": pair.x2.numpy()}
+            if self.folder is not None:
+                self.folder.save(f"witness.{name}", **points)
+                self.folder.save_text(name, record.dump_json(result).decode())
+        self.witnesses.update({f"{name}.{key}": torch.from_numpy(x) for key, x in points.items()})
+        return result
+
+    def filed(self, quantity: Q) -> Q:
+        """The quantity with its witness, if any, marked as stored in the run folder."""
+        witness = getattr(quantity, "witness", None)
+        if self.folder is None or witness is None:
+            return quantity
+        return quantity.model_copy(update={"witness": witness.model_copy(update={"file": WITNESS})})
+
+
+def certify_in(stages: Stages, graph: Graph, effort: Effort, seconds: float | None) -> Certified:
+    """The best certificate within the effort, kept in the run folder as it improves."""
+    started = time.perf_counter()
+    for certificate in improve(graph, effort, seconds, stages.progress):
+        best = certificate
+        if stages.folder is not None:
+            stages.folder.save_certificate(best.to_bytes())
+    return Certified(
+        name="certified",
+        value=best.value,
+        method="quadratic certificates of pieces of the network, each proved by Cholesky factorisations",
+        source="DESIGN 3.3; Fazlyab et al. 2019 (the semidefinite program of the dense structure)",
+        cost=Cost(seconds=time.perf_counter() - started),
+        effort=effort,
+        pieces=best.pieces,
+        file=None if stages.folder is None else CERTIFICATE,
+    )
+
+
+def model_info(graph: Graph, label: str) -> ModelInfo:
+    """What was analysed."""
+    return ModelInfo(
+        name=label,
+        fingerprint=graph.fingerprint(),
+        input_shape=list(graph.input_shape),
+        output_shape=list(graph.output_shape),
+        parameters=sum(p.numel() for p in graph.parameters()),
+        layers=len(graph.nodes) - 1,
+    )
+
+
+def provenance(
+    started: str, clock: float, seed: int, device: str = "cpu", dtype: str = "float32"
+) -> Provenance:
+    """How to get the same result again; `clock` is the performance counter at the start."""
+    return Provenance(
+        lipscope=__version__,
+        torch=str(torch.__version__),
+        python=platform.python_version(),
+        platform=platform.platform(),
+        threads=torch.get_num_threads(),
+        device=device,
+        dtype=dtype,
+        seed=seed,
+        command=" ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        started=started,
+        seconds=time.perf_counter() - clock,
+        peak_memory_bytes=_peak_memory(),
+    )
+
+
+def _peak_memory() -> int:
+    """Peak resident memory of this process in bytes (0 where the system does not tell)."""
+    try:
+        import resource
+    except ImportError:
+        return 0
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return int(peak if sys.platform == "darwin" else peak * 1024)
