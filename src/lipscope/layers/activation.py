@@ -10,13 +10,14 @@ import math
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from ..slopes import Diagonal, Slope
-from .base import Layer, NonlinearLayer, Shape, TracedCall, torch_rule
+from .base import UNBOUNDED, Layer, NonlinearLayer, Range, Shape, TracedCall, torch_rule
 
 
 class Activation(NonlinearLayer):
@@ -26,6 +27,9 @@ class Activation(NonlinearLayer):
     @abstractmethod
     def slope_range(self) -> tuple[float, float]:
         """Certified [α, β] ∋ φ'(t) for every real t."""
+
+    image: ClassVar[Range] = UNBOUNDED
+    """An interval proved to hold φ(t) for every real t."""
 
     @abstractmethod
     def derivative(self, x: Tensor) -> Tensor:
@@ -43,6 +47,9 @@ class Activation(NonlinearLayer):
         quotient = (self.forward(x1) - self.forward(x2)) / torch.where(near, 1, gap)
         slope = torch.where(near, self.derivative((x1 + x2) / 2), quotient)
         return Diagonal(slope.clamp(alpha, beta))
+
+    def output_range(self, inputs: Sequence[Range], shapes: Sequence[Shape]) -> Range:
+        return self.image
 
     def constant(self, shape: Shape) -> float:
         """max(|α|, |β|), the Lipschitz constant of φ."""
@@ -88,6 +95,10 @@ class ReLU(PiecewiseLinear):
     kind = "ReLU"
     slope_range = (0.0, 1.0)
 
+    def output_range(self, inputs: Sequence[Range], shapes: Sequence[Shape]) -> Range:
+        low, high = inputs[0]
+        return max(low, 0.0), max(high, 0.0)
+
     def forward(self, *xs: Tensor) -> Tensor:
         return xs[0].relu()
 
@@ -109,6 +120,9 @@ class Clamp(PiecewiseLinear):
     high: float
     slope_range = (0.0, 1.0)
 
+    def output_range(self, inputs: Sequence[Range], shapes: Sequence[Shape]) -> Range:
+        return self.low, self.high
+
     def forward(self, *xs: Tensor) -> Tensor:
         return xs[0].clamp(self.low, self.high)
 
@@ -125,6 +139,7 @@ class Sigmoid(Activation):
 
     kind = "sigmoid"
     slope_range = (0.0, 0.25)
+    image = (0.0, 1.0)
 
     def forward(self, *xs: Tensor) -> Tensor:
         return xs[0].sigmoid()
@@ -139,6 +154,7 @@ class Tanh(Activation):
 
     kind = "tanh"
     slope_range = (0.0, 1.0)
+    image = (-1.0, 1.0)
 
     def forward(self, *xs: Tensor) -> Tensor:
         return xs[0].tanh()

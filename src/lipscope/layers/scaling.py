@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,8 +11,8 @@ import torch
 from torch import Tensor
 
 from ..errors import CertificateError
-from ..rounding import up
-from .base import Layer, LinearLayer, Reference, Shape, TracedCall, torch_rule
+from ..rounding import gamma, up
+from .base import UNBOUNDED, Layer, LinearLayer, Range, Reference, Shape, TracedCall, torch_rule
 
 
 @dataclass(eq=False)
@@ -36,6 +37,17 @@ class Scaling(LinearLayer):
             raise CertificateError("a scale factor is NaN or infinite: no bound exists")
         largest = float(self.factor.abs().max()) if self.factor.numel() else 0.0
         return up(largest, self.operations) if self.operations else largest
+
+    def output_range(self, inputs: Sequence[Range], shapes: Sequence[Shape]) -> Range:
+        low, high = inputs[0]
+        if math.isinf(low) or math.isinf(high):
+            return UNBOUNDED
+        offset = torch.zeros((), dtype=torch.float64) if self.offset is None else self.offset
+        ends = torch.stack([low * self.factor + offset, high * self.factor + offset])
+        # Few roundings, relative to the terms and not to a sum in which they cancel.
+        largest = max(abs(low), abs(high)) * float(self.factor.abs().max()) + float(offset.abs().max())
+        margin = up(largest * gamma(self.operations + 8), 4)
+        return float(ends.min()) - margin, float(ends.max()) + margin
 
 
 @torch_rule("aten._native_batch_norm_legit_no_training.default", "aten.batch_norm.default")
@@ -88,10 +100,3 @@ def scaling_by_constant(call: TracedCall) -> Scaling:
 @torch_rule("aten.neg.default")
 def _negation(call: TracedCall) -> Sequence[Layer]:
     return [Scaling(-torch.ones((), dtype=torch.float64))]
-
-
-@torch_rule("aten.mul.Tensor", "aten.div.Tensor", "aten.mul.Scalar", "aten.div.Scalar")
-def _product(call: TracedCall) -> Sequence[Layer]:
-    if len(call.references) != 1:
-        raise call.unsupported("a product of two tensors that depend on the input has no global bound")
-    return [scaling_by_constant(call)]
