@@ -12,6 +12,8 @@ Source: S. Mallat, Group invariant scattering (2012).
 
 from __future__ import annotations
 
+import itertools
+
 import torch
 from torch import Tensor, nn
 
@@ -28,9 +30,9 @@ def filter_bank(length: int, bands: int) -> tuple[Tensor, list[Tensor]]:
     above = [torch.ones_like(octave)]
     above += [torch.sin(torch.pi / 2 * (octave - j).clamp(0, 1)).square() for j in range(bands)]
     above.append(torch.zeros_like(octave))
-    low, *high = ((a - b).clamp_min(0).sqrt() for a, b in zip(above[:-1], above[1:], strict=True))
+    low, *high = ((a - b).clamp_min(0).sqrt() for a, b in itertools.pairwise(above))
     # Analytic: nothing at negative frequencies, doubled energy at positive ones; frequency −½ is its own mirror image.
-    analytic = torch.where(frequency > 0, 2**0.5, torch.where(frequency == -0.5, 1.0, 0.0))
+    analytic = (2.0 * (frequency > 0) + 1.0 * (frequency == -0.5)).to(torch.float64).sqrt()
     return low, [response * analytic for response in high]
 
 

@@ -113,7 +113,7 @@ class ReLU(PiecewiseLinear):
 
 @dataclass(eq=False)
 class Clamp(PiecewiseLinear):
-    """min(max(x, low), high): hard tanh, ReLU6."""
+    """min(max(x, low), high), the ends possibly infinite: clamp, hard tanh, ReLU6."""
 
     kind = "clamp"
     low: float
@@ -121,7 +121,8 @@ class Clamp(PiecewiseLinear):
     slope_range = (0.0, 1.0)
 
     def output_range(self, inputs: Sequence[Range], shapes: Sequence[Shape]) -> Range:
-        return self.low, self.high
+        low, high = (min(max(end, self.low), self.high) for end in inputs[0])
+        return low, high
 
     def forward(self, *xs: Tensor) -> Tensor:
         return xs[0].clamp(self.low, self.high)
@@ -267,6 +268,7 @@ _FACTORIES: dict[str, Callable[[TracedCall], Layer]] = {
     "aten.relu.default": lambda call: ReLU(),
     "aten.relu6.default": lambda call: Clamp(0.0, 6.0),
     "aten.hardtanh.default": lambda call: Clamp(call.arg(1, "min_val", -1.0), call.arg(2, "max_val", 1.0)),
+    "aten.clamp.default": lambda call: _clamp(call),
     "aten.leaky_relu.default": lambda call: LeakyReLU(float(call.arg(1, "negative_slope", 0.01))),
     "aten.abs.default": lambda call: LeakyReLU(-1.0),
     "aten.sigmoid.default": lambda call: Sigmoid(),
@@ -282,6 +284,11 @@ _FACTORIES: dict[str, Callable[[TracedCall], Layer]] = {
     "aten.silu.default": lambda call: SiLU(),
     "aten.gelu.default": lambda call: TanhGELU() if call.arg(1, "approximate") == "tanh" else GELU(),
 }
+
+
+def _clamp(call: TracedCall) -> Clamp:
+    low, high = call.arg(1, "min"), call.arg(2, "max")
+    return Clamp(-math.inf if low is None else float(low), math.inf if high is None else float(high))
 
 
 def _celu(call: TracedCall) -> ELU:
