@@ -19,10 +19,13 @@ from torch import Tensor, nn
 
 import lipscope
 from lipscope.errors import UnsupportedLayerError
-from lipscope.graph import INPUT, Graph, from_torch
+from lipscope.graph import INPUT, Graph, GraphBuilder, from_torch
 from lipscope.jacobian import linearize
+from lipscope.layers.activation import ReLU
 from lipscope.layers.aggregation import Modulus, NormPool, Product
 from lipscope.layers.base import UNBOUNDED
+from lipscope.layers.dense import Dense
+from lipscope.layers.merge import Concatenation
 from lipscope.quantities import analytical, evaluate_pair
 from lipscope.quantities.program import EnergyProgram
 from lipscope.quantities.stacks import joint_bounds
@@ -157,7 +160,7 @@ def assert_sound(net: Network) -> bool:
 
 
 @given(networks(most=6))
-@settings(max_examples=15)
+@settings(max_examples=12)
 def test_the_program_lies_between_what_networks_do_and_the_product_rule(net: Network) -> None:
     assert_sound(net)
 
@@ -166,7 +169,7 @@ def test_the_program_on_filter_banks_and_merge_layers() -> None:
     improved = []
 
     @given(filter_bank_networks())
-    @settings(max_examples=30)
+    @settings(max_examples=20)
     def check(net: Network) -> None:
         improved.append(assert_sound(net))
 
@@ -176,7 +179,7 @@ def test_the_program_on_filter_banks_and_merge_layers() -> None:
 
 
 @given(filter_bank_networks())
-@settings(max_examples=20)
+@settings(max_examples=12)
 def test_joint_bounds_hold_and_are_tight(net: Network) -> None:
     """Each against the operator from the sources to the members, written out."""
     graph = from_torch(net.module, net.shape)
@@ -198,7 +201,7 @@ def test_joint_bounds_hold_and_are_tight(net: Network) -> None:
 
 
 @given(st.data())
-@settings(max_examples=12)
+@settings(max_examples=8)
 def test_stacked_convolutions_of_several_kernels(data: st.DataObject) -> None:
     """Kernels of several sizes on a signal too large for a dense matrix are stacked on the torus."""
     kernels = data.draw(st.lists(st.sampled_from([1, 3, 5]), min_size=2, max_size=3))
@@ -216,21 +219,16 @@ def test_stacked_convolutions_of_several_kernels(data: st.DataObject) -> None:
 # ---- the paper's program ----------------------------------------------------------------------------
 
 
-class Chain(nn.Module):
-    """The paper's network: in layer m the signal y is split into what is passed on, ReLU(P_m y), and Q_m y, output."""
-
-    def __init__(self, passed: list[Tensor], output: list[Tensor]) -> None:
-        super().__init__()
-        self.passed = nn.ParameterList(nn.Parameter(p, requires_grad=False) for p in passed)
-        self.output = nn.ParameterList(nn.Parameter(q, requires_grad=False) for q in output)
-
-    def forward(self, x: Tensor) -> Tensor:
-        outputs = []
-        for p, q in itertools.zip_longest(self.passed, self.output):
-            outputs.append(nn.functional.linear(x, q))
-            if p is not None:
-                x = nn.functional.linear(x, p).relu()
-        return torch.cat(outputs, 1)
+def chain(passed: list[Tensor], output: list[Tensor]) -> Graph:
+    """The paper's network: layer m splits the signal y into ReLU(P_m y), passed on, and Q_m y, which is output."""
+    builder = GraphBuilder((output[0].shape[1],))
+    signal, outputs = INPUT, []
+    for p, q in itertools.zip_longest(passed, output):
+        outputs.append(builder.add(Dense(q), [signal]))
+        if p is not None:
+            signal = builder.add(ReLU(), [builder.add(Dense(p), [signal])])
+    builder.add(Concatenation(0, tuple(len(q) for q in output)), outputs)
+    return builder.build()
 
 
 def paper_program(passed: list[Tensor], output: list[Tensor]) -> float:
@@ -268,7 +266,7 @@ def random_chain(seed: int, layers: int, width: int) -> tuple[list[Tensor], list
 @settings(max_examples=25)
 def test_the_papers_program_on_random_chains(seed: int, layers: int) -> None:
     passed, output = random_chain(seed, layers, 6)
-    value = analytical(from_torch(Chain(passed, output), (6,))).value
+    value = analytical(chain(passed, output)).value
     assert value == pytest.approx(paper_program(passed, output), rel=1e-8)
 
 
@@ -283,7 +281,7 @@ def frame(seed: int, size: int) -> tuple[Tensor, Tensor]:
 def test_tight_frames_stretch_nothing(layers: int) -> None:
     frames = [frame(seed, 4) for seed in range(layers)]
     passed, output = [p for p, _ in frames[:-1]], [q for _, q in frames]
-    result = analytical(from_torch(Chain(passed, output), (4,)))
+    result = analytical(chain(passed, output))
     if layers == 1:
         # Nothing is passed on: one layer, of norm below 1, and no joint bound.
         assert result.program is None
@@ -328,7 +326,7 @@ def test_a_sum_of_linear_images_is_one_operator() -> None:
 @settings(max_examples=20)
 def test_no_multipliers_prove_less_than_the_optimum(seed: int, layers: int, data: st.DataObject) -> None:
     passed, output = random_chain(seed, layers, 4)
-    program = energy_program(from_torch(Chain(passed, output), (4,)))
+    program = energy_program(chain(passed, output))
     optimum = paper_program(passed, output)
     solved = program.solve()
     assert optimum * (1 - 1e-8) <= program.prove(solved) <= optimum * (1 + 1e-8)
@@ -342,7 +340,7 @@ def test_no_multipliers_prove_less_than_the_optimum(seed: int, layers: int, data
 
 
 @given(filter_bank_networks(), st.data())
-@settings(max_examples=15)
+@settings(max_examples=10)
 def test_any_multipliers_prove_a_bound(net: Network, data: st.DataObject) -> None:
     """Soundness does not rest on the solver: random multipliers, in number and size, against the network."""
     graph = from_torch(net.module, net.shape)
@@ -359,12 +357,12 @@ def test_the_program_is_scaled() -> None:
     """Bounds whose squares overflow, or vanish, are no trouble: energies are kept relative to the product rule's."""
     for gain in (1e-70, 1e70):
         passed, output = random_chain(0, 4, 4)
-        reference = analytical(from_torch(Chain(passed, output), (4,)))
+        reference = analytical(chain(passed, output))
         passed[0] = passed[0] * gain
         passed[1] = passed[1] * gain
         passed[2] = passed[2] * gain
         output[:3] = [q * 0 for q in output[:3]]
-        large = analytical(from_torch(Chain(passed, output), (4,)))
+        large = analytical(chain(passed, output))
         assert reference.program is not None
         assert large.program is not None
         norms = [float(torch.linalg.matrix_norm(m, 2)) for m in (*passed, output[3])]
@@ -400,15 +398,15 @@ def test_scattering_stretches_nothing() -> None:
 
 
 def test_googlenet_at_reduced_width() -> None:
-    module = example("googlenet").build(width=1 / 32, classes=4)
+    module = example("googlenet").build(width=1 / 8, classes=4)
     graph = from_torch(module, (3, 33, 33))
     result = analytical(graph)
     assert result.program is not None
     assert result.product is not None
     assert result.program < 0.8 * result.product
     x = torch.randn(2, 3, 33, 33, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    norms = torch.linalg.matrix_norm(linearize(graph, graph.linearize_at(x)[1], 2).dense(), 2)
-    assert float(norms.max()) <= result.value
+    found = lipscope.spectral_norm(linearize(graph, graph.linearize_at(x)[1], 2))
+    assert 0 < float(found.value.max()) * ROUNDING <= result.value
 
 
 # ---- merge layers -----------------------------------------------------------------------------------
@@ -451,7 +449,7 @@ def reverse_mode(net: Network, x: Tensor) -> Tensor:
 
 
 @given(merges())
-@settings(max_examples=25)
+@settings(max_examples=20)
 def test_merge_layers_have_the_jacobian_of_autograd_and_exact_secants(net: Network) -> None:
     graph = from_torch(net.module, net.shape)
     x1, x2 = (
@@ -477,7 +475,7 @@ def test_merge_layers_have_the_jacobian_of_autograd_and_exact_secants(net: Netwo
 
 
 @given(merges())
-@settings(max_examples=15)
+@settings(max_examples=10)
 def test_merge_layers_where_the_gradient_does_not_exist(net: Network) -> None:
     """At 0, at ties and beside overflow: finite slopes within the bound."""
     graph = from_torch(net.module, net.shape)
@@ -565,7 +563,7 @@ def test_what_has_no_bound_is_refused(function, why: str | None) -> None:
 
 
 @given(st.one_of(networks(most=5), filter_bank_networks(), merges()))
-@settings(max_examples=25)
+@settings(max_examples=15)
 def test_output_ranges_hold(net: Network) -> None:
     """Propagated from a finite range of the input, and from none."""
     graph = from_torch(net.module, net.shape)
