@@ -28,12 +28,13 @@ from lipscope.layers.dense import Dense
 from lipscope.layers.merge import Concatenation
 from lipscope.quantities import analytical, evaluate_pair
 from lipscope.quantities.program import EnergyProgram
-from lipscope.quantities.stacks import joint_bounds
+from lipscope.quantities.stacks import joint_bounds, stacked_convolution
 from strategies import (
     Apply,
     Branches,
     Network,
     Residual,
+    import_lone,
     networks,
     output_shape,
     randomised,
@@ -214,6 +215,22 @@ def test_stacked_convolutions_of_several_kernels(data: st.DataObject) -> None:
     )
     # The norm of a Toeplitz operator grows with the signal, to the limit that the torus gives.
     assert small * (1 - 1e-9) <= large <= small * 1.02
+
+
+@given(st.data())
+@settings(max_examples=40)
+def test_a_stacked_convolution_computes_what_its_parts_compute(data: st.DataObject) -> None:
+    """Kernels and paddings that differ, also beyond the centre; groups keep their channels together."""
+    stride, groups = data.draw(st.integers(1, 2)), data.draw(st.integers(1, 2))
+    seed, size = data.draw(seeds()), data.draw(st.integers(6, 9))
+    layers = []
+    for kernel in data.draw(st.lists(st.sampled_from([1, 3, 5]), min_size=2, max_size=3)):
+        module = nn.Conv2d(2 * groups, 2 * groups, kernel, stride, kernel // 2, groups=groups, bias=False)
+        layers += import_lone(randomised(module, seed + kernel), (2 * groups, size, size))
+    x = torch.randn(2, 2 * groups, size, size, dtype=torch.float64)
+    # Channels of one group stand together: group by group, layer by layer.
+    parts = torch.cat([layer.apply(x).unflatten(1, (groups, -1)) for layer in layers], 2).flatten(1, 2)
+    torch.testing.assert_close(stacked_convolution(layers).apply(x), parts, rtol=1e-12, atol=1e-12)
 
 
 # ---- the paper's program ----------------------------------------------------------------------------

@@ -120,13 +120,13 @@ def _stacked_norm(layers: Sequence[Layer | None], shape: Shape) -> float:
         return Dense(weight, None, max(layer.relative_error for layer in dense)).norm([shape])
     convolutions = [layer for layer in layers if isinstance(layer, Convolution)]
     if len(convolutions) == len(layers) and all(_stackable(convolutions[0], c) for c in convolutions):
-        return _stacked_convolutions(convolutions).norm([shape])
+        return stacked_convolution(convolutions).norm([shape])
     linear = [layer for layer in layers if isinstance(layer, LinearLayer)]
     matrix = torch.cat([_matrix(layer, shape) for layer in linear])
     return spectral_norm_upper(matrix, max(map(_entry_error, linear)))
 
 
-def _stacked_convolutions(layers: Sequence[Convolution]) -> Convolution:
+def stacked_convolution(layers: Sequence[Convolution]) -> Convolution:
     """One convolution with the output channels of all, their kernels brought to one size by zero taps."""
     dims = len(layers[0].windows.size)
     windows, groups = layers[0].windows, layers[0].groups
