@@ -108,6 +108,12 @@ class Analytical(Quantity):
 
     kind: Kind = "upper"
     layers: list[LayerBound]
+    product: float | None = Field(None, description="the bound by the product rule alone, certified")
+    program: float | None = Field(
+        None,
+        description="the bound by the linear program over energies, certified; None where no filter bank or "
+        "sum of linear images has a joint norm to offer, so that it would be the product rule's",
+    )
 
 
 class CertifiedPiece(_Record):

@@ -1,9 +1,9 @@
 """Slopes: what a nonlinear layer does to a difference.
 
 An elementwise activation acts on a difference as a diagonal, Δφ = D Δa; max pooling acts as a
-selector, one cell a window. Whether the slopes are those at a point, secant slopes of a pair or
-means over data, they are the classes below, and the Jacobian operator (`jacobian.py`) treats
-them alike.
+selector, one cell a window; a norm or a product over a group as a weighted sum. Whether the slopes
+are those at a point, secant slopes of a pair or means over data, they are the classes below, and
+the Jacobian operator (`jacobian.py`) treats them alike.
 
 Shapes: a slope belongs to a batch of B operators on a layer with per-sample shape *s. `apply`
 and `transpose` take blocks of vectors of shape (P, B, *s). B is 1 for averaged slopes.
@@ -75,6 +75,29 @@ class Diagonal(AveragedSlope):
 
     def mean(self, level: Level) -> AveragedSlope:
         return Diagonal(_average(self.values, level))
+
+
+@dataclass
+class GroupWeights(AveragedSlope):
+    """A weighted sum over the per-sample `axes`, which stay with size 1 if `keep`; `values` has shape (B, *in)."""
+
+    values: Tensor
+    axes: tuple[int, ...]
+    keep: bool = False
+
+    def apply(self, v: Tensor) -> Tensor:
+        return (v * self.values).sum([a + 2 for a in self.axes], keepdim=self.keep)
+
+    def transpose(self, u: Tensor) -> Tensor:
+        if not self.keep:
+            for axis in sorted(self.axes):
+                u = u.unsqueeze(axis + 2)
+        return u * self.values
+
+    def mean(self, level: Level) -> AveragedSlope:
+        # The sum over a group needs its size: mean weights are written out to the full shape.
+        values = _average(self.values, level).expand(1, *self.values.shape[1:])
+        return replace(self, values=values)
 
 
 @dataclass

@@ -3,5 +3,6 @@
 from .certificate import Certificate
 from .certify import BUDGETS, Effort, certify, improve
 from .check import verify
+from .norms import NormBounds, norm_bounds
 
-__all__ = ["BUDGETS", "Certificate", "Effort", "certify", "improve", "verify"]
+__all__ = ["BUDGETS", "Certificate", "Effort", "NormBounds", "certify", "improve", "norm_bounds", "verify"]

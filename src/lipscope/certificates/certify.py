@@ -21,10 +21,10 @@ from ..graph import Graph
 from ..layers import LinearLayer
 from ..layers.base import can_be_written_out
 from ..progress import Progress, silent
-from ..quantities.analytical import analytical
 from ..results import CertifiedPiece
 from .certificate import Certificate
 from .check import constant, problem_of
+from .norms import norm_bounds
 from .optimise import Found, finish_frequency, optimise_dense, optimise_frequency
 from .problem import MOVES, DenseProblem, FourierProblem, NoProblemError, Problem
 from .pullback import PullBack, realised
@@ -93,7 +93,7 @@ def improve(
     """Certificates of decreasing value, each a proof: first the layers' norms, then piece by piece."""
     budget = BUDGETS[effort]
     available = budget.seconds if seconds is None else seconds
-    whole = analytical(graph)
+    whole = norm_bounds(graph)
     last = len(graph.nodes) - 1
     fingerprint = graph.fingerprint()
     record = CertifiedPiece(
@@ -174,7 +174,7 @@ def _dense_operations(part: Graph) -> float | None:
 
 
 def _by_norms(graph: Graph, plan: Plan) -> CertifiedPiece:
-    product = analytical(graph.between(plan.start, plan.end)).value
+    product = norm_bounds(graph.between(plan.start, plan.end)).value
     return CertifiedPiece(
         start=plan.start,
         end=plan.end,

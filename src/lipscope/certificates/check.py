@@ -7,10 +7,10 @@ import math
 from ..errors import CertificateError
 from ..graph import INPUT, Graph
 from ..progress import Progress, silent
-from ..quantities.analytical import analytical
 from ..results import CertifiedPiece
 from ..rounding import up, up_product
 from .certificate import Certificate
+from .norms import norm_bounds
 from .problem import DenseProblem, FourierProblem, NoProblemError, Problem
 from .verify import Parameters, prove
 
@@ -45,7 +45,7 @@ def verify(graph: Graph, certificate: Certificate, progress: Progress = silent) 
 def _piece_bound(graph: Graph, piece: CertifiedPiece, parameters: Parameters, progress: Progress) -> float:
     part = graph.between(piece.start, piece.end)
     if piece.structure == "norms":
-        return analytical(part).value
+        return norm_bounds(part).value
     if piece.rho is None:
         raise CertificateError(f"the certificate of {piece.first} states no bound")
     rho = prove(

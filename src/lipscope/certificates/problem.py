@@ -31,7 +31,7 @@ from ..layers import LinearLayer
 from ..layers.activation import Activation
 from ..layers.base import Filter, Shape
 from ..layers.max_pool import MaxPool
-from ..layers.merge import Concatenation, Sum
+from ..layers.merge import Concatenation, Stack, Sum
 from ..layers.reshape import Permute, Reshape
 from ..windows import Windows
 from .enclosure import Enclosure, regroup
@@ -41,7 +41,7 @@ X = "x"
 """The name of the input variable."""
 
 
-MOVES = (Sum, Concatenation, Reshape, Permute)
+MOVES = (Sum, Concatenation, Stack, Reshape, Permute)
 """Linear layers that are never written out as matrices."""
 
 
@@ -347,7 +347,7 @@ class DenseProblem(Problem):
 
     def _linear(self, k: int, layer: LinearLayer, inputs: Sequence[Form], readings: list[Reading]) -> Form:
         shapes = self.graph.shapes_into(k)
-        if isinstance(layer, (Concatenation, Reshape, Permute)):
+        if isinstance(layer, MOVES):
             # They only move numbers, so applying them to the rows makes no error.
             names = {name: None for form in inputs for name in form.parts}
             return Form({name: self._moved(layer, inputs, shapes, name) for name in names})

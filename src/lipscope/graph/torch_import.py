@@ -133,10 +133,14 @@ def _import_call(node: torch.fx.Node, env: dict[str, Any], builder: GraphBuilder
         raise call.unsupported("it does not keep the batch as its first dimension")
     layers = rule(call)
     inputs = [reference.node for reference in call.references]
-    for layer in layers[:-1]:
-        inputs = [builder.add(layer, inputs, call.place)]
-    index = builder.append(layers[-1], inputs, call.out_shape, call.place) if layers else inputs[0]
-    return Reference(index, call.out_shape)
+    values = [reference.values for reference in call.references]
+    for position, layer in enumerate(layers):
+        values = [layer.output_range(values, [builder.nodes[i].shape for i in inputs])]
+        if position < len(layers) - 1:
+            inputs = [builder.add(layer, inputs, call.place)]
+        else:
+            inputs = [builder.append(layer, inputs, call.out_shape, call.place)]
+    return Reference(inputs[0], call.out_shape, values[0])
 
 
 def _result_shape(node: torch.fx.Node) -> Shape | None:

@@ -1,6 +1,6 @@
 """Layer types, one file a kind; importing this package registers their import rules."""
 
-from . import activation, average_pool, convolution, dense, max_pool, merge, reshape, scaling
+from . import activation, aggregation, average_pool, convolution, dense, max_pool, merge, reshape, scaling
 from .base import Layer, LinearLayer, NonlinearLayer
 
 __all__ = [
@@ -8,6 +8,7 @@ __all__ = [
     "LinearLayer",
     "NonlinearLayer",
     "activation",
+    "aggregation",
     "average_pool",
     "convolution",
     "dense",

@@ -10,13 +10,14 @@ import math
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from ..slopes import Diagonal, Slope
-from .base import Layer, NonlinearLayer, Shape, TracedCall, torch_rule
+from .base import UNBOUNDED, Layer, NonlinearLayer, Range, Shape, TracedCall, torch_rule
 
 
 class Activation(NonlinearLayer):
@@ -26,6 +27,9 @@ class Activation(NonlinearLayer):
     @abstractmethod
     def slope_range(self) -> tuple[float, float]:
         """Certified [α, β] ∋ φ'(t) for every real t."""
+
+    image: ClassVar[Range] = UNBOUNDED
+    """An interval proved to hold φ(t) for every real t."""
 
     @abstractmethod
     def derivative(self, x: Tensor) -> Tensor:
@@ -43,6 +47,9 @@ class Activation(NonlinearLayer):
         quotient = (self.forward(x1) - self.forward(x2)) / torch.where(near, 1, gap)
         slope = torch.where(near, self.derivative((x1 + x2) / 2), quotient)
         return Diagonal(slope.clamp(alpha, beta))
+
+    def output_range(self, inputs: Sequence[Range], shapes: Sequence[Shape]) -> Range:
+        return self.image
 
     def constant(self, shape: Shape) -> float:
         """max(|α|, |β|), the Lipschitz constant of φ."""
@@ -88,6 +95,10 @@ class ReLU(PiecewiseLinear):
     kind = "ReLU"
     slope_range = (0.0, 1.0)
 
+    def output_range(self, inputs: Sequence[Range], shapes: Sequence[Shape]) -> Range:
+        low, high = inputs[0]
+        return max(low, 0.0), max(high, 0.0)
+
     def forward(self, *xs: Tensor) -> Tensor:
         return xs[0].relu()
 
@@ -102,12 +113,16 @@ class ReLU(PiecewiseLinear):
 
 @dataclass(eq=False)
 class Clamp(PiecewiseLinear):
-    """min(max(x, low), high): hard tanh, ReLU6."""
+    """min(max(x, low), high), the ends possibly infinite: clamp, hard tanh, ReLU6."""
 
     kind = "clamp"
     low: float
     high: float
     slope_range = (0.0, 1.0)
+
+    def output_range(self, inputs: Sequence[Range], shapes: Sequence[Shape]) -> Range:
+        low, high = (min(max(end, self.low), self.high) for end in inputs[0])
+        return low, high
 
     def forward(self, *xs: Tensor) -> Tensor:
         return xs[0].clamp(self.low, self.high)
@@ -125,6 +140,7 @@ class Sigmoid(Activation):
 
     kind = "sigmoid"
     slope_range = (0.0, 0.25)
+    image = (0.0, 1.0)
 
     def forward(self, *xs: Tensor) -> Tensor:
         return xs[0].sigmoid()
@@ -139,6 +155,7 @@ class Tanh(Activation):
 
     kind = "tanh"
     slope_range = (0.0, 1.0)
+    image = (-1.0, 1.0)
 
     def forward(self, *xs: Tensor) -> Tensor:
         return xs[0].tanh()
@@ -251,6 +268,7 @@ _FACTORIES: dict[str, Callable[[TracedCall], Layer]] = {
     "aten.relu.default": lambda call: ReLU(),
     "aten.relu6.default": lambda call: Clamp(0.0, 6.0),
     "aten.hardtanh.default": lambda call: Clamp(call.arg(1, "min_val", -1.0), call.arg(2, "max_val", 1.0)),
+    "aten.clamp.default": lambda call: _clamp(call),
     "aten.leaky_relu.default": lambda call: LeakyReLU(float(call.arg(1, "negative_slope", 0.01))),
     "aten.abs.default": lambda call: LeakyReLU(-1.0),
     "aten.sigmoid.default": lambda call: Sigmoid(),
@@ -266,6 +284,11 @@ _FACTORIES: dict[str, Callable[[TracedCall], Layer]] = {
     "aten.silu.default": lambda call: SiLU(),
     "aten.gelu.default": lambda call: TanhGELU() if call.arg(1, "approximate") == "tanh" else GELU(),
 }
+
+
+def _clamp(call: TracedCall) -> Clamp:
+    low, high = call.arg(1, "min"), call.arg(2, "max")
+    return Clamp(-math.inf if low is None else float(low), math.inf if high is None else float(high))
 
 
 def _celu(call: TracedCall) -> ELU:

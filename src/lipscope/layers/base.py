@@ -23,9 +23,12 @@ from torch import Tensor
 from ..certified import spectral_norm_upper
 from ..errors import UnsupportedLayerError
 from ..rounding import up_product
-from ..slopes import Slope
+from ..slopes import AveragedSlope, Diagonal, Slope
 
 Shape = tuple[int, ...]
+Range = tuple[float, float]
+"""An interval that holds every entry of a tensor."""
+UNBOUNDED: Range = (-math.inf, math.inf)
 
 
 @dataclass(frozen=True)
@@ -71,6 +74,10 @@ class Layer(ABC):
     def alone(self, shapes: Sequence[Shape]) -> float:
         """Certified Lipschitz constant of the layer by itself: that of its output when each input has 1."""
         return self.lipschitz([1.0] * len(shapes), shapes)
+
+    def output_range(self, inputs: Sequence[Range], shapes: Sequence[Shape]) -> Range:
+        """An interval proved to hold every entry of the output, given one for each input."""
+        return UNBOUNDED
 
     def to(self, dtype: torch.dtype, device: torch.device | str) -> Self:
         """A copy whose floating-point tensors have the dtype and device."""
@@ -165,6 +172,10 @@ class NonlinearLayer(Layer):
     def secant(self, x1: Tensor, x2: Tensor) -> Slope:
         """Slopes D with D (x₁ − x₂) = forward(x₁) − forward(x₂), within the slopes the layer can take."""
 
+    def averaged(self, values: Tensor) -> AveragedSlope:
+        """The layer's averaged slope with the given mean values (as `Slope.mean` makes them)."""
+        return Diagonal(values)
+
     @abstractmethod
     def constant(self, shape: Shape) -> float:
         """Certified Lipschitz constant of the layer on an input of the given per-sample shape."""
@@ -176,10 +187,11 @@ class NonlinearLayer(Layer):
 
 @dataclass(frozen=True)
 class Reference:
-    """In a traced call, an argument that depends on the network's input."""
+    """In a traced call, an argument that depends on the network's input, and what is proved of its entries."""
 
     node: int
     shape: Shape
+    values: Range = UNBOUNDED
 
 
 @dataclass(frozen=True)

@@ -104,6 +104,10 @@ class TransposedConvolution(LinearLayer):
     adjoint: Convolution
     offset: Tensor | None = None
 
+    @property
+    def entry_error(self) -> float:  # type: ignore[override]
+        return self.adjoint.entry_error
+
     def apply(self, *vs: Tensor) -> Tensor:
         return self.adjoint.transpose(vs[0])[0]
 

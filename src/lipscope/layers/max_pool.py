@@ -11,9 +11,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from ..rounding import up
-from ..slopes import SecantSelector, Selector, Slope
+from ..slopes import SecantSelector, Selector, Slope, TapWeights
 from ..windows import Windows, per_dimension
-from .base import Layer, NonlinearLayer, Shape, TracedCall, torch_rule
+from .base import Layer, NonlinearLayer, Range, Shape, TracedCall, torch_rule
 
 _POOL = {1: functional.max_pool1d, 2: functional.max_pool2d, 3: functional.max_pool3d}
 
@@ -43,11 +43,17 @@ class MaxPool(NonlinearLayer):
         share = ((value1 - value2 - other) / torch.where(spread == 0, 1, spread)).clamp(0, 1)
         return SecantSelector(cells1, self.windows, cells2, torch.where(spread == 0, 1, share))
 
+    def averaged(self, values: Tensor) -> TapWeights:
+        return TapWeights(values, self.windows)
+
     def constant(self, shape: Shape) -> float:
         """√(largest number of windows that read one cell)."""
         cover = self.windows.largest_cover()
         root = math.isqrt(cover)
         return float(root) if root * root == cover else up(math.sqrt(cover))
+
+    def output_range(self, inputs: Sequence[Range], shapes: Sequence[Shape]) -> Range:
+        return inputs[0]
 
     def _pool(self, x: Tensor) -> tuple[Tensor, Tensor]:
         w = self.windows

@@ -1,4 +1,4 @@
-"""Layers with several inputs: signed sums and concatenation."""
+"""Layers with several inputs: signed sums, concatenation and stacking."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..rounding import up_hypot, up_product, up_sum
-from .base import Layer, LinearLayer, Reference, Shape, TracedCall, torch_rule
+from .base import Layer, LinearLayer, Range, Reference, Shape, TracedCall, torch_rule
 from .scaling import scaling_by_constant
 
 
@@ -37,6 +37,11 @@ class Sum(LinearLayer):
         """Σ|cᵢ|·Lᵢ: the triangle inequality."""
         return up_sum(*(up_product(abs(c), b) for c, b in zip(self.coefficients, bounds, strict=True)))
 
+    def output_range(self, inputs: Sequence[Range], shapes: Sequence[Shape]) -> Range:
+        """Symmetric: up to Σ|cᵢ| times the largest absolute value of input i."""
+        largest = self.lipschitz([max(abs(bound) for bound in values) for values in inputs], shapes)
+        return -largest, largest
+
 
 @dataclass(eq=False)
 class Concatenation(LinearLayer):
@@ -59,6 +64,33 @@ class Concatenation(LinearLayer):
         """√ΣLᵢ²: the parts are orthogonal."""
         return up_hypot(*bounds)
 
+    def output_range(self, inputs: Sequence[Range], shapes: Sequence[Shape]) -> Range:
+        return min(low for low, _ in inputs), max(high for _, high in inputs)
+
+
+@dataclass(eq=False)
+class Stack(LinearLayer):
+    """The inputs, of one shape, side by side along a new per-sample `axis`."""
+
+    kind = "stack"
+    axis: int = 0
+
+    def apply(self, *vs: Tensor) -> Tensor:
+        return torch.stack(vs, self.axis + 1)
+
+    def transpose(self, u: Tensor) -> tuple[Tensor, ...]:
+        return u.unbind(self.axis + 1)
+
+    def norm(self, shapes: Sequence[Shape]) -> float:
+        return 1.0
+
+    def lipschitz(self, bounds: Sequence[float], shapes: Sequence[Shape]) -> float:
+        """√ΣLᵢ²: the parts are orthogonal."""
+        return up_hypot(*bounds)
+
+    def output_range(self, inputs: Sequence[Range], shapes: Sequence[Shape]) -> Range:
+        return min(low for low, _ in inputs), max(high for _, high in inputs)
+
 
 @torch_rule("aten.add.Tensor", "aten.sub.Tensor", "aten.add.Scalar", "aten.sub.Scalar", "aten.rsub.Scalar")
 def _sum(call: TracedCall) -> Sequence[Layer]:
@@ -75,7 +107,7 @@ def _sum(call: TracedCall) -> Sequence[Layer]:
     return [Sum((1.0, sign * float(call.kwargs.get("alpha", 1))))]
 
 
-@torch_rule("aten.cat.default")
+@torch_rule("aten.cat.default", "aten.stack.default")
 def _concatenation(call: TracedCall) -> Sequence[Layer]:
     parts = call.args[0]
     if not all(isinstance(part, Reference) for part in parts):
@@ -83,4 +115,6 @@ def _concatenation(call: TracedCall) -> Sequence[Layer]:
     axis = call.arg(1, "dim", 0) % (len(call.out_shape) + 1) - 1
     if axis < 0:
         raise call.unsupported("it concatenates along the batch")
+    if call.op == "aten.stack.default":
+        return [Stack(axis)]
     return [Concatenation(axis, tuple(part.shape[axis] for part in parts))]

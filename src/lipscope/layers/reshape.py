@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from .base import Layer, LinearLayer, Shape, TracedCall, torch_rule
+from .base import Layer, LinearLayer, Range, Shape, TracedCall, torch_rule
 
 
 @dataclass(eq=False)
@@ -28,6 +28,9 @@ class Reshape(LinearLayer):
     def norm(self, shapes: Sequence[Shape]) -> float:
         return 1.0
 
+    def output_range(self, inputs: Sequence[Range], shapes: Sequence[Shape]) -> Range:
+        return inputs[0]
+
 
 @dataclass(eq=False)
 class Permute(LinearLayer):
@@ -45,6 +48,9 @@ class Permute(LinearLayer):
 
     def norm(self, shapes: Sequence[Shape]) -> float:
         return 1.0
+
+    def output_range(self, inputs: Sequence[Range], shapes: Sequence[Shape]) -> Range:
+        return inputs[0]
 
 
 @torch_rule(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from ..errors import CertificateError
 from ..rounding import gamma, up
-from .base import Filter, Layer, LinearLayer, Reference, Shape, TracedCall, torch_rule
+from .base import UNBOUNDED, Filter, Layer, LinearLayer, Range, Reference, Shape, TracedCall, torch_rule
 
 
 @dataclass(eq=False)
@@ -48,6 +49,17 @@ class Scaling(LinearLayer):
             return None
         diagonal = torch.diag(factor.flatten().expand(shape[0]))
         return Filter(diagonal.unsqueeze(0), ((0,) * dims,), (1,) * dims, shape[1:], self.entry_error)
+
+    def output_range(self, inputs: Sequence[Range], shapes: Sequence[Shape]) -> Range:
+        low, high = inputs[0]
+        if math.isinf(low) or math.isinf(high):
+            return UNBOUNDED
+        offset = torch.zeros((), dtype=torch.float64) if self.offset is None else self.offset
+        ends = torch.stack([low * self.factor + offset, high * self.factor + offset])
+        # Few roundings, relative to the terms and not to a sum in which they cancel.
+        largest = max(abs(low), abs(high)) * float(self.factor.abs().max()) + float(offset.abs().max())
+        margin = up(largest * gamma(self.operations + 8), 4)
+        return float(ends.min()) - margin, float(ends.max()) + margin
 
 
 @torch_rule("aten._native_batch_norm_legit_no_training.default", "aten.batch_norm.default")
@@ -100,10 +112,3 @@ def scaling_by_constant(call: TracedCall) -> Scaling:
 @torch_rule("aten.neg.default")
 def _negation(call: TracedCall) -> Sequence[Layer]:
     return [Scaling(-torch.ones((), dtype=torch.float64))]
-
-
-@torch_rule("aten.mul.Tensor", "aten.div.Tensor", "aten.mul.Scalar", "aten.div.Scalar")
-def _product(call: TracedCall) -> Sequence[Layer]:
-    if len(call.references) != 1:
-        raise call.unsupported("a product of two tensors that depend on the input has no global bound")
-    return [scaling_by_constant(call)]

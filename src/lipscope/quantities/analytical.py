@@ -4,51 +4,45 @@ from __future__ import annotations
 
 import time
 
+from ..certificates import norm_bounds
 from ..graph import Graph
 from ..progress import Progress, silent
 from ..results import Analytical, Cost, LayerBound
-from ..rounding import up_product
+
+_PRODUCT = "product of certified layer norms (sums add, concatenations add in squares)"
+_PROGRAM = "linear program over energies with joint norms of filter banks, proved from its dual"
 
 
 def analytical(graph: Graph, progress: Progress = silent) -> Analytical:
     """Certified upper bound of the Lipschitz constant from the layers' certified norms.
 
-    On a chain this is the product of the layers' constants; where branches meet, bounds add (sums)
-    or add in squares (concatenation). All slopes and pooling selectors are free. Norm: Euclidean.
+    The smaller of the product rule and the linear program over energies (`certificates.norms`). All
+    slopes and pooling selectors are free. Norm: Euclidean.
 
     Raises:
         CertificateError: a layer's norm cannot be proved.
 
-    Source: D. Zou, R. Balan, M. Singh (2020), section III, for networks with one output.
+    Source: D. Zou, R. Balan, M. Singh (2020), section III.
     """
     started = time.perf_counter()
-    bounds = [1.0]
-    layers: list[LayerBound] = []
-    for index, node in enumerate(graph.nodes):
-        if node.layer is None:
-            continue
-        shapes = graph.shapes_into(index)
-        constant = node.layer.alone(shapes)
-        before = [bounds[i] for i in node.inputs]
-        # With one input the constants multiply, and need not be computed twice.
-        bounds.append(
-            up_product(before[0], constant) if len(before) == 1 else node.layer.lipschitz(before, shapes)
-        )
-        layers.append(
+    bounds = norm_bounds(graph, progress)
+    return Analytical(
+        name="analytical",
+        value=bounds.value,
+        method=_PRODUCT if bounds.value == bounds.product else _PROGRAM,
+        source="Zou, Balan, Singh 2020, section III",
+        cost=Cost(seconds=time.perf_counter() - started),
+        product=bounds.product,
+        program=bounds.program,
+        layers=[
             LayerBound(
                 place=node.place,
                 layer=node.layer.kind,
                 shape=list(node.shape),
                 constant=constant,
-                cumulative=bounds[-1],
+                cumulative=bound,
             )
-        )
-        progress("analytical", index, len(graph.nodes) - 1)
-    return Analytical(
-        name="analytical",
-        value=bounds[-1],
-        method="product of certified layer norms (sums add, concatenations add in squares)",
-        source="Zou, Balan, Singh 2020, section III",
-        cost=Cost(seconds=time.perf_counter() - started),
-        layers=layers,
+            for node, constant, bound in zip(graph.nodes, bounds.constants, bounds.cumulative, strict=True)
+            if node.layer is not None
+        ],
     )

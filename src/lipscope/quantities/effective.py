@@ -17,11 +17,10 @@ import torch
 
 from ..graph import Graph, Slopes
 from ..jacobian import linearize
-from ..layers.activation import Activation
 from ..layers.max_pool import MaxPool
 from ..progress import Progress, silent
 from ..results import Cost, Effective, LayerSlope
-from ..slopes import AveragedSlope, Diagonal, TapWeights, subsampling, uniform_taps
+from ..slopes import AveragedSlope, TapWeights, subsampling, uniform_taps
 from ..spectral import spectral_norm
 from .checkpoint import Checkpoint, State, no_checkpoint
 
@@ -65,15 +64,15 @@ class MeanSlopes:
         return {i: slope.mean(level) for i, slope in self.active.items()}
 
     def fractions(self, slopes: dict[int, AveragedSlope]) -> list[float]:
-        """p_k: the mean slope of each activation layer, in graph order."""
-        return [float(s.values.mean()) for s in slopes.values() if isinstance(s, Diagonal)]
+        """p_k: the mean slope (or weight) of each nonlinear layer but max pooling, in graph order."""
+        return [float(s.values.mean()) for s in slopes.values() if not isinstance(s, TapWeights)]
 
     def table(self) -> list[LayerSlope]:
         """One row a nonlinear layer: the p_k in both readings (None for pooling)."""
 
         def mean(slopes: dict[int, AveragedSlope] | None, index: int) -> float | None:
             slope = None if slopes is None else slopes[index]
-            return float(slope.values.mean()) if isinstance(slope, Diagonal) else None
+            return None if slope is None or isinstance(slope, TapWeights) else float(slope.values.mean())
 
         return [
             LayerSlope(
@@ -89,26 +88,26 @@ class MeanSlopes:
 def scalar_slopes(
     graph: Graph, fractions: Sequence[float], pooling: Literal["mean", "paper"] = "mean"
 ) -> Slopes:
-    """Slopes with one given p_k for each activation layer, in graph order.
+    """Slopes with one given p_k for each nonlinear layer but max pooling, in graph order.
 
     Args:
         fractions: p_1 … p_M.
         pooling: "mean" averages each tile; "paper" subsamples and divides by the tile size τ.
 
     Raises:
-        ValueError: the number of fractions is not the number of activation layers.
+        ValueError: the number of fractions is not the number of those layers.
     """
-    activations = [i for i, layer in graph.nonlinear().items() if isinstance(layer, Activation)]
-    if len(fractions) != len(activations):
-        raise ValueError(f"{len(fractions)} slopes for {len(activations)} activation layers")
-    given = dict(zip(activations, fractions, strict=True))
+    averaged = [i for i, layer in graph.nonlinear().items() if not isinstance(layer, MaxPool)]
+    if len(fractions) != len(averaged):
+        raise ValueError(f"{len(fractions)} slopes for {len(averaged)} activation layers")
+    given = dict(zip(averaged, fractions, strict=True))
     slopes: Slopes = {}
     for index, layer in graph.nonlinear().items():
         if isinstance(layer, MaxPool):
             slopes[index] = uniform_taps(layer.windows) if pooling == "mean" else subsampling(layer.windows)
         else:
-            shape = (1,) * (1 + len(graph.nodes[index].shape))
-            slopes[index] = Diagonal(torch.full(shape, given[index], dtype=torch.float64))
+            (shape,) = graph.shapes_into(index)
+            slopes[index] = layer.averaged(torch.tensor(given[index], dtype=torch.float64).expand(1, *shape))
     return slopes
 
 
@@ -225,10 +224,7 @@ class _Sums:
             if kind in ("active", "secant"):
                 index = int(number)
                 layer = graph.nonlinear()[index]
-                tensor = torch.from_numpy(values)
-                self.slopes[kind, index] = (
-                    TapWeights(tensor, layer.windows) if isinstance(layer, MaxPool) else Diagonal(tensor)
-                )
+                self.slopes[kind, index] = layer.averaged(torch.from_numpy(values))
                 self.weights[kind, index] = float(state[f"weight.{name}"])
         return int(state["done"])
 

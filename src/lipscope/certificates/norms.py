@@ -1,0 +1,84 @@
+"""The bound by norms: certified constants of the layers, composed through the graph."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from weakref import WeakKeyDictionary
+
+from ..graph import Graph
+from ..layers import Layer
+from ..layers.base import Shape
+from ..progress import Progress, silent
+from ..rounding import up_product
+from .program import EnergyProgram
+from .stacks import joint_bounds
+
+
+@dataclass(frozen=True)
+class NormBounds:
+    """Certified Lipschitz constants, one a node: of its layer alone, and from the input to its value.
+
+    `program` is the bound of the whole by the linear program over energies, None where that has
+    nothing to add to the product rule.
+    """
+
+    constants: list[float]
+    cumulative: list[float]
+    program: float | None
+
+    @property
+    def product(self) -> float:
+        """The bound of the whole by the product rule."""
+        return self.cumulative[-1]
+
+    @property
+    def value(self) -> float:
+        """The smaller of both bounds."""
+        return min(self.product, math.inf if self.program is None else self.program)
+
+
+def norm_bounds(graph: Graph, progress: Progress = silent) -> NormBounds:
+    """Certified upper bounds from the layers' norms, all slopes and selectors free; Euclidean.
+
+    By the product rule the layers' constants multiply along a chain; where branches meet, bounds
+    add (sums) or add in squares (concatenation). Where several linear layers read one signal, or a
+    sum merges linear images, the linear program over energies uses their joint norms too.
+
+    Raises:
+        CertificateError: a layer's norm cannot be proved.
+
+    Source: D. Zou, R. Balan, M. Singh (2020), section III.
+    """
+    cumulative, constants = [1.0], [1.0]
+    for index, node in enumerate(graph.nodes):
+        if node.layer is None:
+            continue
+        shapes = graph.shapes_into(index)
+        constants.append(_alone(node.layer, tuple(shapes)))
+        before = [cumulative[i] for i in node.inputs]
+        # With one input the constants multiply, and need not be computed twice.
+        cumulative.append(
+            up_product(before[0], constants[-1]) if len(before) == 1 else node.layer.lipschitz(before, shapes)
+        )
+        progress("analytical", index, len(graph.nodes) - 1)
+    return NormBounds(constants, cumulative, _program(graph, constants, cumulative))
+
+
+_KNOWN: WeakKeyDictionary[Layer, dict[tuple[Shape, ...], float]] = WeakKeyDictionary()
+
+
+def _alone(layer: Layer, shapes: tuple[Shape, ...]) -> float:
+    """The layer's constant, kept while the layer lives: pieces of a graph share its layers."""
+    known = _KNOWN.setdefault(layer, {})
+    if shapes not in known:
+        known[shapes] = layer.alone(shapes)
+    return known[shapes]
+
+
+def _program(graph: Graph, constants: list[float], cumulative: list[float]) -> float | None:
+    """The linear program's bound; None if no joint norm can make it smaller than the product rule's."""
+    if cumulative[-1] == 0 or not all(map(math.isfinite, cumulative)):
+        return None
+    program = EnergyProgram(graph, constants, cumulative, joint_bounds(graph))
+    return program.bound() if program.improvable else None

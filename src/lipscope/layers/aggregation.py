@@ -1,0 +1,207 @@
+"""Layers that merge entries nonlinearly: p-norm pooling, the complex modulus, the product of bounded signals.
+
+Pooling over windows is `Unfold` (which lays each window out along a new axis) and a norm over that axis.
+A product of two signals is `Stack` and a product over the new axis, so that every nonlinear layer has one
+input.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..rounding import up, up_hypot
+from ..slopes import GroupWeights, Slope
+from ..windows import Windows
+from .base import Layer, LinearLayer, NonlinearLayer, Range, Shape, TracedCall, torch_rule
+from .merge import Stack
+from .scaling import scaling_by_constant
+
+
+@dataclass(eq=False)
+class NormPool(NonlinearLayer):
+    """y = (Σ|x_i|^p)^{1/p} over the per-sample `axes`, 1 ≤ p ≤ ∞; the axes stay with size 1 if `keep`."""
+
+    kind = "p-norm pooling"
+    p: float
+    axes: tuple[int, ...]
+    keep: bool = False
+
+    def forward(self, *xs: Tensor) -> Tensor:
+        value: Tensor = torch.linalg.vector_norm(xs[0], self.p, [a + 1 for a in self.axes], keepdim=self.keep)
+        return value
+
+    def linearize(self, x: Tensor) -> tuple[Tensor, Slope]:
+        return self.forward(x), GroupWeights(self._gradient(x), self.axes, self.keep)
+
+    def secant(self, x1: Tensor, x2: Tensor) -> GroupWeights:
+        """Mixes the gradients g₁, g₂ at the two points: y is convex, so Δy lies between g₂·Δx and g₁·Δx."""
+        first, second = self._gradient(x1), self._gradient(x2)
+        dims = [a + 1 for a in self.axes]
+        gap = x1 - x2
+        upper = (first * gap).sum(dims, keepdim=True)
+        lower = (second * gap).sum(dims, keepdim=True)
+        y1, y2 = (torch.linalg.vector_norm(x, self.p, dims, keepdim=True) for x in (x1, x2))
+        spread = upper - lower
+        share = ((y1 - y2 - lower) / torch.where(spread == 0, 1, spread)).clamp(0, 1)
+        share = torch.where(spread == 0, 1, share)
+        return GroupWeights(share * first + (1 - share) * second, self.axes, self.keep)
+
+    def averaged(self, values: Tensor) -> GroupWeights:
+        return GroupWeights(values, self.axes, self.keep)
+
+    def constant(self, shape: Shape) -> float:
+        """max(1, n^{1/p − 1/2}) for groups of n: the largest p-norm on the Euclidean unit sphere."""
+        size = math.prod(shape[a] for a in self.axes)
+        # The exponent is off by at most 2u and ln n is below 64, so the power is off by less than 200u.
+        return 1.0 if self.p >= 2 or size <= 1 else up(size ** (1 / self.p - 0.5), 200)
+
+    def output_range(self, inputs: Sequence[Range], shapes: Sequence[Shape]) -> Range:
+        """From 0 to n^{1/p} times the largest absolute value."""
+        size = math.prod(shapes[0][a] for a in self.axes)
+        largest = max(abs(bound) for bound in inputs[0])
+        return 0.0, largest if math.isinf(self.p) else up(largest * size ** (1 / self.p), 200)
+
+    def _gradient(self, x: Tensor) -> Tensor:
+        """∂y/∂x, shape of x; 0, a subgradient, where y = 0; at ties of p = ∞ shared equally."""
+        dims = [a + 1 for a in self.axes]
+        largest = x.abs().amax(dims, keepdim=True)
+        ratio = x.abs() / torch.where(largest == 0, 1, largest)
+        if math.isinf(self.p):
+            winners = (ratio == 1).to(x.dtype)
+            return x.sign() * winners / winners.sum(dims, keepdim=True).clamp_min(1)
+        # With q = |x|/max|x| nothing overflows: ∂y/∂x_i = sign(x_i) (q_i/‖q‖_p)^{p−1}.
+        norm = torch.linalg.vector_norm(ratio, self.p, dims, keepdim=True)
+        return x.sign() * (ratio / torch.where(norm == 0, 1, norm)) ** (self.p - 1)
+
+
+@dataclass(eq=False)
+class Modulus(NormPool):
+    """|z| of complex numbers, real and imaginary part along one axis of size two."""
+
+    kind = "modulus"
+
+
+@dataclass(eq=False)
+class Product(NonlinearLayer):
+    """y = x[0]·x[1] over the first per-sample axis, for |x[0]| ≤ bounds[0] and |x[1]| ≤ bounds[1] only.
+
+    A product of unbounded signals has no Lipschitz constant; with bounds, ‖Δy‖ ≤ bounds[1]·‖Δx[0]‖ +
+    bounds[0]·‖Δx[1]‖.
+    """
+
+    kind = "product"
+    bounds: tuple[float, float]
+
+    def forward(self, *xs: Tensor) -> Tensor:
+        return xs[0][:, 0] * xs[0][:, 1]
+
+    def linearize(self, x: Tensor) -> tuple[Tensor, Slope]:
+        return self.forward(x), GroupWeights(x.flip(1), (0,))
+
+    def secant(self, x1: Tensor, x2: Tensor) -> GroupWeights:
+        """Δ(ab) = mean(b)·Δa + mean(a)·Δb exactly."""
+        return GroupWeights(((x1 + x2) / 2).flip(1), (0,))
+
+    def averaged(self, values: Tensor) -> GroupWeights:
+        return GroupWeights(values, (0,))
+
+    def constant(self, shape: Shape) -> float:
+        """√(A² + B²), the longest gradient (b, a)."""
+        return up_hypot(*self.bounds)
+
+    def output_range(self, inputs: Sequence[Range], shapes: Sequence[Shape]) -> Range:
+        largest = up(self.bounds[0] * self.bounds[1])
+        return -largest, largest
+
+
+@dataclass(eq=False)
+class Unfold(LinearLayer):
+    """Windows of `size` entries every `step` along the per-sample `axis`, laid out along a new last axis."""
+
+    kind = "unfold"
+    axis: int
+    length: int
+    size: int
+    step: int
+
+    def apply(self, *vs: Tensor) -> Tensor:
+        return vs[0].unfold(self.axis + 1, self.size, self.step)
+
+    def transpose(self, u: Tensor) -> tuple[Tensor, ...]:
+        axis, count = self.axis + 1, u.shape[self.axis + 1]
+        total = u.new_zeros(*u.shape[:axis], self.length, *u.shape[axis + 1 : -1])
+        for tap in range(self.size):
+            cells = [slice(None)] * axis + [slice(tap, tap + (count - 1) * self.step + 1, self.step)]
+            total[tuple(cells)] += u[..., tap]
+        return (total,)
+
+    def norm(self, shapes: Sequence[Shape]) -> float:
+        """√(largest number of windows that read one entry)."""
+        count = (self.length - self.size) // self.step + 1
+        windows = Windows((self.length,), (count,), (self.size,), (self.step,), (0,), (1,))
+        cover = windows.largest_cover()
+        root = math.isqrt(cover)
+        return float(root) if root * root == cover else up(math.sqrt(cover))
+
+    def output_range(self, inputs: Sequence[Range], shapes: Sequence[Shape]) -> Range:
+        return inputs[0]
+
+
+def norm_pool(p: float, axes: tuple[int, ...], keep: bool, shape: Shape) -> NormPool:
+    """The p-norm over `axes` of a per-sample shape, known as modulus where it is that of a complex number."""
+    pair = p == 2 and math.prod(shape[a] for a in axes) == 2
+    return (Modulus if pair else NormPool)(p, axes, keep)
+
+
+@torch_rule("aten.linalg_vector_norm.default")
+def _vector_norm(call: TracedCall) -> Sequence[Layer]:
+    shape = call.input_shape
+    p, dims = float(call.arg(1, "ord", 2)), call.arg(2, "dim")
+    rank = len(shape) + 1
+    axes = tuple(sorted(d % rank - 1 for d in ([dims] if isinstance(dims, int) else dims or [0])))
+    if -1 in axes:
+        raise call.unsupported("it takes the norm over the batch")
+    if not p >= 1:
+        raise call.unsupported(f"with p = {p:g} below 1 it is not a norm")
+    return [norm_pool(p, axes, bool(call.arg(3, "keepdim", False)), shape)]
+
+
+@torch_rule("aten.hypot.default")
+def _hypot(call: TracedCall) -> Sequence[Layer]:
+    return [_pair(call), Modulus(2.0, (0,))]
+
+
+@torch_rule("aten.unfold.default")
+def _unfold(call: TracedCall) -> Sequence[Layer]:
+    shape = call.input_shape
+    axis = call.args[1] % (len(shape) + 1) - 1
+    if axis < 0:
+        raise call.unsupported("it unfolds the batch")
+    return [Unfold(axis, shape[axis], *call.args[2:4])]
+
+
+@torch_rule("aten.mul.Tensor", "aten.mul.Scalar", "aten.div.Tensor", "aten.div.Scalar")
+def _product(call: TracedCall) -> Sequence[Layer]:
+    if len(call.references) == 1:
+        return [scaling_by_constant(call)]
+    if call.op == "aten.div.Tensor":
+        raise call.unsupported("a quotient of two tensors that depend on the input has no global bound")
+    first, second = (max(abs(bound) for bound in reference.values) for reference in call.references)
+    if math.isinf(first) or math.isinf(second):
+        raise call.unsupported(
+            "a product of two tensors that depend on the input has no global bound unless both are bounded, "
+            "as by a sigmoid, tanh or clamp"
+        )
+    return [_pair(call), Product((first, second))]
+
+
+def _pair(call: TracedCall) -> Stack:
+    shapes = [reference.shape for reference in call.references]
+    if len(shapes) != 2 or shapes[0] != shapes[1]:
+        raise call.unsupported(f"it combines the shapes {', '.join(map(str, shapes))}; they must be equal")
+    return Stack(0)
