@@ -3,6 +3,7 @@
 from .analytical import analytical
 from .effective import MeanSlopes, effective, mean_slopes, scalar_slopes
 from .empirical import empirical
+from .exact import exact
 from .local import local
 from .witness import Pair, evaluate_pair
 
@@ -13,6 +14,7 @@ __all__ = [
     "effective",
     "empirical",
     "evaluate_pair",
+    "exact",
     "local",
     "mean_slopes",
     "scalar_slopes",
