@@ -20,7 +20,7 @@ import torch
 
 from .errors import CertificateError, LipscopeError
 from .graph import Graph
-from .layers import LinearLayer
+from .layers import Layer, LinearLayer
 from .layers.activation import Clamp, LeakyReLU, PiecewiseLinear, ReLU
 from .layers.max_pool import MaxPool
 from .rounding import UNIT, gamma
@@ -94,7 +94,7 @@ class Piecewise:
             elif isinstance(layer, MaxPool):
                 step_of.append(self._max_pool(layer, index, sources[0]))
             elif layer is not None:
-                step_of.append(self._units(sources[0], _pieces_of(layer, node.place)))
+                step_of.append(self._units(sources[0], pieces_of(layer, node.place)))
         self.output = step_of[-1]
 
     @property
@@ -224,7 +224,13 @@ def _apply_pieces(step: Units, form: Form, low: Array, high: Array, n: int) -> F
     return Form(centre, radius)
 
 
-def _pieces_of(layer: object, place: str) -> Pieces:
+def pieces_of(layer: Layer, place: str = "") -> Pieces:
+    """The linear pieces of an activation.
+
+    Raises:
+        LipscopeError: it is not piecewise linear, or not one of those known.
+        CertificateError: a parameter is NaN or infinite.
+    """
     if isinstance(layer, ReLU):
         return _RELU
     if isinstance(layer, LeakyReLU):
@@ -235,11 +241,10 @@ def _pieces_of(layer: object, place: str) -> Pieces:
         if layer.low >= layer.high:
             return Pieces((), (0.0,), (layer.high,))
         return Pieces((layer.low, layer.high), (0.0, 1.0, 0.0), (layer.low, 0.0, layer.high))
-    kind = getattr(layer, "kind", type(layer).__name__)
     word = "is not supported" if isinstance(layer, PiecewiseLinear) else "is not piecewise linear"
     raise LipscopeError(
         f"the exact constant needs a piecewise-linear network (ReLU, leaky ReLU, abs, clamp, max pooling): "
-        f"{kind} at {place} {word}"
+        f"{layer.kind} at {place} {word}"
     )
 
 

@@ -14,7 +14,12 @@ from fractions import Fraction
 from typing import Literal
 
 import numpy as np
+import torch
 from scipy.optimize import linprog, nnls
+from torch import Tensor
+
+from .errors import DataError
+from .results import Norm
 
 Array = np.ndarray
 IntegerRow = tuple[list[int], int]
@@ -31,6 +36,28 @@ class Ball:
     centre: Array
     radius: float
     norm: Literal["2", "inf"]
+
+    @classmethod
+    def around(
+        cls, shape: tuple[int, ...], center: Tensor | None, radius: float | None, norm: Norm
+    ) -> Ball | None:
+        """The ball asked for, or None if neither center nor radius is given.
+
+        Raises:
+            DataError: only one of them is given, the center's shape is not `shape`, a number is not
+                finite or the radius not positive, or the norm is not supported.
+        """
+        if center is None and radius is None:
+            return None
+        if center is None or radius is None:
+            raise DataError("a ball needs both a center and a radius")
+        if tuple(center.shape) != tuple(shape):
+            raise DataError(f"the center has shape {tuple(center.shape)}; the network takes {tuple(shape)}")
+        if not (math.isfinite(radius) and radius > 0 and bool(torch.isfinite(center).all())):
+            raise DataError("the ball needs a finite center and a finite positive radius")
+        if norm == "1":
+            raise DataError('balls are supported in the norms "2" and "inf"')
+        return cls(center.detach().to("cpu", torch.float64).flatten().numpy(), float(radius), norm)
 
     def holds(self, x: Array) -> bool:
         """Whether x seems to lie well inside."""

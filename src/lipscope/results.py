@@ -130,7 +130,7 @@ class Attained(Quantity):
     kind: Kind = "lower"
     norm: Norm = Field(description='q of the operator norm ℓ_q → ℓ_q: "2" (Euclidean), "1" or "inf"')
     witness: Witness
-    found_by: str = Field(description="the search that led to the pair: start, slopes or pairs")
+    found_by: str = Field(description="the search that led to the pair: start, slopes, pairs or kinks")
     starts: int = Field(description="points the ascent started from")
 
 

@@ -22,7 +22,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..errors import DataError
 from ..free_slopes import free_slope_bound, uncertainty_bound
 from ..graph import Graph
 from ..piecewise import ExactForms, Form, Piecewise, Units
@@ -79,7 +78,7 @@ def exact(
     """
     started = time.perf_counter()
     network = Piecewise(graph, max_units)
-    ball = as_ball(graph, center, radius, ball_norm)
+    ball = Ball.around(graph.input_shape, center, radius, ball_norm)
     search = _Search(network, norm, ball, seed)
     while not search.closed(tolerance) and search.open:
         if time.perf_counter() - started > seconds or (max_nodes is not None and search.nodes >= max_nodes):
@@ -106,28 +105,6 @@ def exact(
         ),
         search.best,
     )
-
-
-def as_ball(graph: Graph, center: Tensor | None, radius: float | None, ball_norm: Norm) -> Ball | None:
-    """The ball asked for, checked against the network.
-
-    Raises:
-        DataError: only one of center and radius is given, the shape is not the network's input
-            shape, a number is not finite or not positive, or the norm is not supported.
-    """
-    if center is None and radius is None:
-        return None
-    if center is None or radius is None:
-        raise DataError("a ball needs both a center and a radius")
-    if tuple(center.shape) != graph.input_shape:
-        raise DataError(
-            f"the center has shape {tuple(center.shape)}; the network takes {tuple(graph.input_shape)}"
-        )
-    if not (math.isfinite(radius) and radius > 0 and bool(torch.isfinite(center).all())):
-        raise DataError("the ball needs a finite center and a finite positive radius")
-    if ball_norm == "1":
-        raise DataError('balls are supported in the norms "2" and "inf"')
-    return Ball(center.detach().to("cpu", torch.float64).flatten().numpy(), float(radius), ball_norm)
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ of exactly 0) the formal Jacobian can be larger than every difference quotient.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -78,18 +79,35 @@ def evaluate_pair(
     return Pair(points[0], points[1], samples, distance, ratio, _ROUNDING * (outputs / distance + ratio))
 
 
-def pair_along(graph: Graph, x: Tensor, direction: Tensor, sample: str, norm: Norm = "2") -> Pair:
+def pair_along(
+    graph: Graph,
+    x: Tensor,
+    direction: Tensor,
+    sample: str,
+    norm: Norm = "2",
+    project: Callable[[Tensor], Tensor] = lambda points: points,
+) -> Pair:
     """The best pair on the line through x (*in) along `direction`, over step lengths and sides.
 
     Long steps lose nothing to rounding, short ones cross fewer kinks; one-sided steps attain
     what is attainable when x itself lies on a kink.
+
+    Args:
+        norm: of both inputs and outputs.
+        project: maps points (2, *in) into the set that both must lie in.
+
+    Raises:
+        ValueError: every pair coincides after projection.
     """
     x = x.to("cpu", torch.float64)
     step = direction.to("cpu", torch.float64)
     step = step / step.norm() * max(float(x.norm()), 1.0)
-    pairs = [
-        evaluate_pair(graph, x - back * t * step, x + forth * t * step, (sample,), norm)
+    ends = [
+        project(torch.stack([x - back * t * step, x + forth * t * step]))
         for t in (1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6)
         for back, forth in ((0.5, 0.5), (0.0, 1.0), (1.0, 0.0))
     ]
+    pairs = [evaluate_pair(graph, x1, x2, (sample,), norm) for x1, x2 in ends if not torch.equal(x1, x2)]
+    if not pairs:
+        raise ValueError("all pairs along the direction are at distance zero")
     return max(pairs, key=lambda pair: pair.bound)
