@@ -6,6 +6,7 @@ d_i ∈ [α_i, β_i] anything at all. `free_slope_bound` is above ‖J(d)‖ for
 included; A, C, α, β are taken as exact.
 """
 
+# ruff: noqa: N803, N806  (matrices have the names of the papers)
 from __future__ import annotations
 
 import itertools
@@ -27,7 +28,7 @@ _STARTS = (0.6, 0.7, 0.85, 1.0)
 _DESCENT_STEPS = 12
 
 
-def free_slope_bound(A: Array, C: Array, alpha: Array, beta: Array, norm: Norm) -> float:  # noqa: N803
+def free_slope_bound(A: Array, C: Array, alpha: Array, beta: Array, norm: Norm) -> float:
     """Certified upper bound of the operator norm ℓ_q → ℓ_q of J over all slopes in [alpha, beta].
 
     Args:
@@ -52,7 +53,12 @@ def free_slope_bound(A: Array, C: Array, alpha: Array, beta: Array, norm: Norm) 
 
 
 def uncertainty_bound(
-    A: Array, C: Array, largest: Array, A_radius: Array, C_radius: Array, norm: Norm  # noqa: N803
+    A: Array,
+    C: Array,
+    largest: Array,
+    A_radius: Array,
+    C_radius: Array,
+    norm: Norm,
 ) -> float:
     """Certified bound of ‖J − J'‖ over all slopes |d_i| ≤ largest[i], when A, C are within radii of A', C'.
 
@@ -91,11 +97,12 @@ class _System:
 
     @property
     def inputs(self) -> int:
-        return self.A.shape[1] - self.units
+        return int(self.A.shape[1]) - self.units
 
     @property
     def largest(self) -> Array:
-        return np.maximum(np.abs(self.alpha), np.abs(self.beta))
+        largest: Array = np.maximum(np.abs(self.alpha), np.abs(self.beta))
+        return largest
 
     @property
     def rounding(self) -> float:
@@ -125,7 +132,7 @@ class _System:
         return _System(A, C, self.alpha[back], self.beta[back])
 
     def values(self, slopes: Array) -> tuple[Array, Array]:
-        """u (…, k, n) and J (…, m, n) for slopes (…, k), up to rounding."""
+        """U (…, k, n) and J (…, m, n) for slopes (…, k), up to rounding."""
         n, k = self.inputs, self.units
         w = np.zeros((*slopes.shape[:-1], n + k, n))
         w[..., :n, :] = np.eye(n)
@@ -229,7 +236,7 @@ def _independent_groups(system: _System) -> list[slice]:
     return groups
 
 
-def _eliminate(system: _System, group: slice, X: Array, t: Array) -> tuple[Array, Array] | None:  # noqa: N803
+def _eliminate(system: _System, group: slice, X: Array, t: Array) -> tuple[Array, Array] | None:
     """The form on (x, earlier z) after the worst z of a group, and its gain z = gain·(x, earlier z).
 
     Maximises wᵀXw − 2 Σ tᵢ(zᵢ − αᵢuᵢ)(zᵢ − βᵢuᵢ) over the group's z; None if that is unbounded.
@@ -267,7 +274,9 @@ def _closed_form(system: _System, groups: list[slice], s: float) -> tuple[float,
     return float(np.linalg.eigvalsh(X)[-1]), t
 
 
-def _value(system: _System, groups: list[slice], t: Array, sharpness: float) -> tuple[float, float, Array] | None:
+def _value(
+    system: _System, groups: list[slice], t: Array, sharpness: float
+) -> tuple[float, float, Array] | None:
     """ρ(t), its smoothed logarithm log ‖λ‖_p, and the gradient of the latter in log t."""
     n = system.inputs
     X, gains = system.C.T @ system.C, []

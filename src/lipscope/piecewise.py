@@ -206,7 +206,9 @@ class Piecewise:
     def pattern(self, x: Array) -> Array:
         """The piece every unit is on at the point x (n,)."""
         u = self.evaluate(x[None])[0]
-        return np.array([np.searchsorted(p.breaks, value) for p, value in zip(self.pieces, u, strict=True)], int)
+        return np.array(
+            [np.searchsorted(p.breaks, value) for p, value in zip(self.pieces, u, strict=True)], int
+        )
 
 
 def _apply_pieces(step: Units, form: Form, low: Array, high: Array, n: int) -> Form:
@@ -216,8 +218,12 @@ def _apply_pieces(step: Units, form: Form, low: Array, high: Array, n: int) -> F
     slope = np.asarray(step.pieces.slopes)[piece][:, None]
     centre = slope * form.centre
     centre[:, -1] += np.asarray(step.pieces.offsets)[piece]
-    rounding = 0.0 if set(step.pieces.slopes) <= {0.0, 1.0, -1.0} and not any(step.pieces.offsets) else 4 * UNIT
-    radius = (1 + 4 * UNIT) * np.abs(slope) * form.radius + rounding * (np.abs(centre) + np.abs(slope * form.centre))
+    rounding = (
+        0.0 if set(step.pieces.slopes) <= {0.0, 1.0, -1.0} and not any(step.pieces.offsets) else 4 * UNIT
+    )
+    radius = (1 + 4 * UNIT) * np.abs(slope) * form.radius + rounding * (
+        np.abs(centre) + np.abs(slope * form.centre)
+    )
     free = np.flatnonzero(piece < high[here])
     centre[free], radius[free] = 0.0, 0.0
     centre[free, n + step.first + free] = 1.0
@@ -236,7 +242,11 @@ def pieces_of(layer: Layer, place: str = "") -> Pieces:
     if isinstance(layer, LeakyReLU):
         if not math.isfinite(layer.slope):
             raise CertificateError("a weight is NaN or infinite: no bound exists")
-        return Pieces((0.0,), (layer.slope, 1.0), (0.0, 0.0)) if layer.slope != 1.0 else Pieces((), (1.0,), (0.0,))
+        return (
+            Pieces((0.0,), (layer.slope, 1.0), (0.0, 0.0))
+            if layer.slope != 1.0
+            else Pieces((), (1.0,), (0.0,))
+        )
     if isinstance(layer, Clamp):
         if layer.low >= layer.high:
             return Pieces((), (0.0,), (layer.high,))
@@ -336,7 +346,10 @@ def _last_unit(width: int) -> Array:
 
 def _aligned_sum(terms: list[_IntegerForm]) -> _IntegerForm:
     shift = max(term.shift for term in terms)
-    return _IntegerForm(sum((term.rows * 2 ** (shift - term.shift) for term in terms), 0), shift)
+    total = np.zeros_like(terms[0].rows)
+    for term in terms:
+        total = total + term.rows * 2 ** (shift - term.shift)
+    return _IntegerForm(total, shift)
 
 
 def to_integers(values: Array) -> tuple[Array, int]:

@@ -164,9 +164,7 @@ def proved_empty(rows: Sequence[IntegerRow], multipliers: Array, ball: Ball | No
     shift = max(rows[i][1] for i in support)
     aligned = [[value << (shift - rows[i][1]) for value in rows[i][0]] for i in support]
     digits = max(max(map(abs, row)).bit_length() for row in aligned)
-    weights = [
-        _integer_weight(multipliers[i], row, digits) for i, row in zip(support, aligned, strict=True)
-    ]
+    weights = [_integer_weight(multipliers[i], row, digits) for i, row in zip(support, aligned, strict=True)]
     if ball is None:
         return _cancels(aligned, weights)
     total = [sum(w * row[j] for w, row in zip(weights, aligned, strict=True)) for j in range(len(aligned[0]))]
@@ -175,13 +173,11 @@ def proved_empty(rows: Sequence[IntegerRow], multipliers: Array, ball: Ball | No
     # The largest value over the closed ball is that at the centre plus the radius times the dual norm.
     if ball.norm == "inf":
         return sum(weights) > 0 and at_centre + radius * sum(map(abs, total[:-1])) <= 0
-    return (
-        sum(weights) > 0 and at_centre <= 0 and at_centre**2 >= radius**2 * sum(v * v for v in total[:-1])
-    )
+    return sum(weights) > 0 and at_centre <= 0 and at_centre**2 >= radius**2 * sum(v * v for v in total[:-1])
 
 
 def _integer_weight(multiplier: float, row: list[int], digits: int) -> int:
-    """multiplier / |g| · 2^(digits + 124), to some fifty binary digits: a guess need not be better."""
+    """Multiplier / |g| · 2^(digits + 124), to some fifty binary digits: a guess need not be better."""
     dropped = max(0, max(map(abs, row[:-1]), default=0).bit_length() - 60)
     length = float(np.linalg.norm([float(value >> dropped) for value in row[:-1]])) or 1.0
     return int(multiplier / length * 2.0**120) << (digits + 4 - dropped)
@@ -222,4 +218,8 @@ def _cancels(rows: list[list[int]], weights: list[int]) -> bool:
         exact[column] = weights[column] * abs(divisor)
     for i, column in enumerate(pivots):
         exact[column] = -sign * sum(matrix[i][f] * weights[f] for f in free)
-    return min(exact) >= 0 and max(exact) > 0 and sum(w * row[-1] for w, row in zip(exact, rows, strict=True)) <= 0
+    return (
+        min(exact) >= 0
+        and max(exact) > 0
+        and sum(w * row[-1] for w, row in zip(exact, rows, strict=True)) <= 0
+    )

@@ -16,6 +16,7 @@ Whatever was found, the result is a difference quotient evaluated again in float
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
 from collections.abc import Iterator
@@ -41,6 +42,7 @@ _WIDEST, _NARROWEST = 1.0, 0.02
 _CHECKS = 10
 _POWER_STEPS = 6
 _CORNER_UNITS = 6
+_SMALL = 20_000
 _TINY = 1e-30
 
 
@@ -49,8 +51,8 @@ def ascent(
     starts: Tensor | None = None,
     *,
     norm: Norm = "2",
-    restarts: int = 16,
-    steps: int = 100,
+    restarts: int | None = None,
+    steps: int = 40,
     seconds: float | None = None,
     seed: int = 0,
     center: Tensor | None = None,
@@ -67,7 +69,8 @@ def ascent(
         starts: inputs (N, *in) to start from beside random ones, for instance data; on large networks
             they matter.
         norm: q of the operator norm ℓ_q → ℓ_q.
-        restarts: points that climb at once (a batch); also the number of random starts.
+        restarts: points that climb at once (a batch), also the number of random starts; None takes 64
+            on small networks and 8 on large ones.
         steps: gradient steps of each of the three searches.
         seconds: if given, searches are repeated until this time is over, and cut short when it is.
         seed: of random starts and steps. Without `seconds` the result depends on nothing else.
@@ -80,6 +83,8 @@ def ascent(
         ValueError: restarts or steps is not positive.
     """
     started = time.perf_counter()
+    if restarts is None:
+        restarts = 64 if sum(math.prod(node.shape) for node in graph.nodes) <= _SMALL else 8
     if restarts < 1 or steps < 1:
         raise ValueError("restarts and steps must be positive")
     ball = Ball.around(graph.input_shape, center, radius, ball_norm)
@@ -139,7 +144,9 @@ class _Climb:
         device: torch.device | str,
     ) -> None:
         self.exact = graph.to(torch.float64, "cpu")
-        kinks = {i: pieces_of(a).breaks for i, a in graph.nonlinear().items() if isinstance(a, PiecewiseLinear)}
+        kinks = {
+            i: pieces_of(a).breaks for i, a in graph.nonlinear().items() if isinstance(a, PiecewiseLinear)
+        }
         self.kinked = {i: breaks for i, breaks in kinks.items() if breaks}
         self.graph = graph.to(dtype, device)
         self.norm, self.ball, self.batch, self.deadline = norm, ball, batch, deadline
@@ -163,7 +170,8 @@ class _Climb:
         if self.ball is None:
             return x
         centre = torch.from_numpy(self.ball.centre).reshape(self.graph.input_shape).to(x)
-        radius = self.ball.radius * (1 - 8 * torch.finfo(x.dtype).eps)
+        eps = torch.finfo(x.dtype).eps
+        radius = max(0.0, self.ball.radius * (1 - 8 * eps) - 4 * eps * float(centre.norm()))
         away = x - centre
         if self.ball.norm == "inf":
             return centre + away.clamp(-radius, radius)
@@ -182,7 +190,9 @@ class _Climb:
         given = given.to(self.device, self.dtype)
         if len(given):
             middle = given.mean(0)
-            self.scale = max(float((given - middle).pow(2).mean().sqrt()), float(middle.abs().mean()) / 10, 1e-6)
+            self.scale = max(
+                float((given - middle).pow(2).mean().sqrt()), float(middle.abs().mean()) / 10, 1e-6
+            )
         else:
             middle = torch.zeros(self.graph.input_shape, dtype=self.dtype, device=self.device)
         if self.ball is not None:
@@ -230,12 +240,14 @@ class _Climb:
             better = value > best if best is not None else torch.ones_like(value, dtype=torch.bool)
             kept = v[0] if kept is None else torch.where(_per_sample(better, v[0]), v[0], kept)
             best = value if best is None else torch.maximum(best, value)
-        assert best is not None and kept is not None
+        assert best is not None
+        assert kept is not None
         return best, kept
 
     def steepest(self, points: Tensor, search: str) -> tuple[Tensor, Tensor]:
         """The `batch` points of largest ‖J(x)‖ and their directions; the first is offered as a pair."""
-        values, directions = [], []
+        values: list[Tensor] = []
+        directions: list[Tensor] = []
         for part in points.split(self.batch):
             if values and self.late:
                 break
@@ -260,7 +272,9 @@ class _Climb:
             start = v[None, None].to("cpu", torch.float64)
             v = spectral_norm(operator, tolerance=1e-6, max_steps=30, start=start, block=2).right[0]
         if bool(torch.isfinite(v).all()) and vector_norm(v, "2") > 0:
-            self._keep(pair_along(self.exact, x, v, "", self.norm, self.project), search)
+            # In a tiny ball all steps may end in one point: then there is nothing to offer.
+            with contextlib.suppress(ValueError):
+                self._keep(pair_along(self.exact, x, v, "", self.norm, self.project), search)
 
     def _keep(self, pair: Pair, search: str) -> None:
         if math.isfinite(pair.ratio) and pair.bound > self.best.bound:
@@ -319,7 +333,9 @@ class _Climb:
         for step in self._ticks(steps):
             first, second = (end.detach().requires_grad_() for end in ends)
             y1, y2 = self.graph.evaluate(torch.cat([first, second])).chunk(2)
-            ratio = _norms(y1 - y2, self.norm).clamp_min(_TINY) / _norms(first - second, self.norm).clamp_min(_TINY)
+            ratio = _norms(y1 - y2, self.norm).clamp_min(_TINY) / _norms(first - second, self.norm).clamp_min(
+                _TINY
+            )
             gradients = torch.autograd.grad(ratio.log().sum(), (first, second), allow_unused=True)
             if any(g is None for g in gradients):
                 break
@@ -497,7 +513,8 @@ def aligned(w: Tensor, norm: Norm, otherwise: Tensor | None = None) -> Tensor:
 
 def _norms(x: Tensor, norm: Norm) -> Tensor:
     """‖x[b]‖_q for every sample."""
-    return torch.linalg.vector_norm(x.flatten(1), {"2": 2.0, "1": 1.0, "inf": np.inf}[norm], dim=1)
+    norms: Tensor = torch.linalg.vector_norm(x.flatten(1), {"2": 2.0, "1": 1.0, "inf": np.inf}[norm], dim=1)
+    return norms
 
 
 def _relative(gaps: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ dropped only if it is proved in rational arithmetic to have no interior point (`
 if its bound is no larger than what is attained.
 """
 
+# ruff: noqa: N806  (matrices have the names of the papers)
 from __future__ import annotations
 
 import heapq
@@ -28,10 +29,14 @@ from ..piecewise import ExactForms, Form, Piecewise, Units
 from ..progress import Progress, silent
 from ..regions import Ball, IntegerRow, Region, proved_empty
 from ..results import Cost, Exact, Norm
+from ..rounding import up_sum
+from .ascent import ascent
 from .witness import Pair, evaluate_pair
 
 Array = np.ndarray
 _RANDOM_POINTS = 48
+_NODES_BEFORE_ASCENT = 300
+_ASCENT_STEPS = 30
 
 
 def exact(
@@ -80,9 +85,23 @@ def exact(
     network = Piecewise(graph, max_units)
     ball = Ball.around(graph.input_shape, center, radius, ball_norm)
     search = _Search(network, norm, ball, seed)
+    climbed = False
     while not search.closed(tolerance) and search.open:
         if time.perf_counter() - started > seconds or (max_nodes is not None and search.nodes >= max_nodes):
             break
+        if not climbed and search.nodes >= _NODES_BEFORE_ASCENT:
+            # Easy networks close before; on the others a good lower end saves many nodes.
+            _, pair = ascent(
+                graph,
+                norm=norm,
+                steps=_ASCENT_STEPS,
+                seed=seed,
+                center=center,
+                radius=radius,
+                ball_norm=ball_norm,
+            )
+            search.offer(pair)
+            climbed = True
         if not search.expand(tolerance):
             break
         progress("exact", search.nodes, max_nodes or search.nodes + len(search.open))
@@ -187,9 +206,7 @@ class _Search:
         return free, A, out.centre[:, columns], A_radius, out.radius[:, columns]
 
     def _slopes(self, node: _Node, free: Array) -> tuple[Array, Array]:
-        ranges = [
-            self.network.pieces[i].slopes[node.low[i] : node.high[i] + 1] for i in free
-        ]
+        ranges = [self.network.pieces[i].slopes[node.low[i] : node.high[i] + 1] for i in free]
         return np.array([min(r) for r in ranges]), np.array([max(r) for r in ranges])
 
     def _bound(self, node: _Node, forms: list[Form]) -> float:
@@ -197,7 +214,7 @@ class _Search:
         alpha, beta = self._slopes(node, free)
         largest = np.maximum(np.abs(alpha), np.abs(beta))
         rounding = uncertainty_bound(A, C, largest, A_radius, C_radius, self.norm)
-        return free_slope_bound(A, C, alpha, beta, self.norm) + rounding
+        return up_sum(free_slope_bound(A, C, alpha, beta, self.norm), rounding)
 
     # ---- branching ------------------------------------------------------------------------------------
 
@@ -257,7 +274,7 @@ class _Search:
         reads, shown = (A != 0) | (A_radius != 0), (C != 0) | (C_radius != 0)
         forward, backward = np.zeros((n + k, n)), np.zeros((k, len(C)))
         forward[:n] = np.eye(n)
-        largest, middle = np.maximum(np.abs(alpha), np.abs(beta)), (alpha + beta) / 2
+        middle = (alpha + beta) / 2
         acts = np.zeros(k, dtype=bool)
         reached = np.ones(n + k, dtype=bool)
         for i in range(k):
@@ -283,8 +300,8 @@ class _Search:
         normal, offset = row[:n], row[-1]
         if np.linalg.norm(normal) <= np.linalg.norm(radius[:n]):
             # All digits cancelled; settled units aside, the exact row is not zero.
-            whole, shift = self.exact_forms.row(step, index, node.fixed)
-            *coefficients, offset = (float(Fraction(value, 1 << shift)) for value in whole)
+            integers, shift = self.exact_forms.row(step, index, node.fixed)
+            *coefficients, offset = (float(Fraction(value, 1 << shift)) for value in integers)
             normal = np.array(coefficients)
         length = float(np.linalg.norm(normal)) or 1.0
         middle = int(node.low[unit] + node.high[unit] - 1) // 2
@@ -311,15 +328,16 @@ class _Search:
             return [whole if part is kept else None for part in parts]
         return parts
 
-    def _inhabitant(
-        self, region: Region, cuts: tuple[_Cut, ...], parent: _Node
-    ) -> tuple[Array | None, bool]:
+    def _inhabitant(self, region: Region, cuts: tuple[_Cut, ...], parent: _Node) -> tuple[Array | None, bool]:
         """A point inside the region, or none and whether it is proved to have no interior."""
         if parent.point is not None and region.contains(parent.point, 1e-9):
             return parent.point, False
         near = self.origin if parent.point is None else parent.point
-        for attempt in (lambda: region.interior_point(near), region.centre):
-            point, multipliers = attempt()
+        point, multipliers = region.interior_point(near)
+        # Linear programming is slower and more accurate: the second opinion.
+        for second in (False, True):
+            if second:
+                point, multipliers = region.centre()
             if point is not None:
                 return point, False
             if proved_empty([self._exact_cut(cut, parent) for cut in cuts], multipliers, self.ball):
@@ -354,6 +372,11 @@ class _Search:
             self._try_point(x)
         return self.best
 
+    def offer(self, pair: Pair) -> None:
+        """Keep a pair if it attains more."""
+        if pair.bound > self.best.bound:
+            self.best = pair
+
     def _pair(self, x1: Array, x2: Array) -> Pair:
         shape = self.network.graph.input_shape
         first, second = (torch.from_numpy(x).reshape(shape) for x in (x1, x2))
@@ -370,9 +393,7 @@ class _Search:
         region = self._linear_region(pattern, forms)
         ends = region.chord(x, direction)
         if ends is not None:
-            pair = self._pair(x + ends[0] * direction, x + ends[1] * direction)
-            if pair.bound > self.best.bound:
-                self.best = pair
+            self.offer(self._pair(x + ends[0] * direction, x + ends[1] * direction))
         if not centred and self.best.bound < value * (1 - 1e-9):
             # A longer pair loses less to rounding.
             middle, _ = region.centre()

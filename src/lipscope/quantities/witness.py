@@ -57,9 +57,7 @@ def vector_norm(x: Tensor, norm: Norm) -> float:
     return float(torch.linalg.vector_norm(x, _ORDERS[norm]))
 
 
-def evaluate_pair(
-    graph: Graph, x1: Tensor, x2: Tensor, samples: tuple[str, ...], norm: Norm = "2"
-) -> Pair:
+def evaluate_pair(graph: Graph, x1: Tensor, x2: Tensor, samples: tuple[str, ...], norm: Norm = "2") -> Pair:
     """Evaluate the secant ratio of (x₁, x₂), shapes (*in), in float64 on the CPU.
 
     Args:
