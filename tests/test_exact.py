@@ -96,7 +96,7 @@ def tiny(draw: st.DrawFn) -> tuple[list[int], str, int]:
 
 
 @given(tiny(), st.sampled_from(NORMS), st.sampled_from([None, None, 0.7]))
-@settings(max_examples=60)
+@settings(max_examples=35)
 def test_the_bracket_closes_on_brute_force(drawn, norm, box) -> None:
     sizes, activation, seed = drawn
     module = dense_net(sizes, seed, activation)
@@ -202,7 +202,7 @@ def test_linear_and_zero_networks(norm: str) -> None:
 
 
 @given(seeds(), st.sampled_from(NORMS), st.sampled_from(["2", "inf"]))
-@settings(max_examples=12)
+@settings(max_examples=8)
 def test_ends_of_an_unfinished_search_hold(seed, norm, ball_norm) -> None:
     """Any node budget gives a bracket of the same number; more nodes never widen it; runs repeat."""
     module = dense_net([3, 6, 6, 2], seed)

@@ -22,9 +22,9 @@ from .rounding import gamma, up, up_sum
 
 Array = np.ndarray
 
-_ENUMERATED_UNITS = 3
-_ENUMERATED_SIGNS = 9
-_STARTS = (0.6, 0.7, 0.85, 1.0)
+_ENUMERATED_UNITS = 5
+_ENUMERATED_SIGNS = 12
+_STARTS = (0.65, 0.8, 1.0)
 _DESCENT_STEPS = 12
 
 
@@ -45,11 +45,12 @@ def free_slope_bound(A: Array, C: Array, alpha: Array, beta: Array, norm: Norm) 
         return _row_sum_bound(system.transposed())
     if norm == "inf":
         return _row_sum_bound(system)
-    bounds = [_centre_radius_bound(system, absolute)]
+    if system.units == 0:
+        return _centre_radius_bound(system, absolute)
     if system.units <= _ENUMERATED_UNITS:
-        return min(bounds[0], _enumerated_bound(system, absolute)) if system.units else bounds[0]
-    certificate = _quadratic_bound(system)
-    return min(bounds[0], certificate)
+        return _enumerated_bound(system, absolute)
+    bound = _quadratic_bound(system)
+    return bound if math.isfinite(bound) else _centre_radius_bound(system, absolute)
 
 
 def uncertainty_bound(

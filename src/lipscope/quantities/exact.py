@@ -272,20 +272,14 @@ class _Search:
         n, k = self.network.inputs, len(free)
         alpha, beta = self._slopes(node, free)
         reads, shown = (A != 0) | (A_radius != 0), (C != 0) | (C_radius != 0)
-        forward, backward = np.zeros((n + k, n)), np.zeros((k, len(C)))
-        forward[:n] = np.eye(n)
         middle = (alpha + beta) / 2
-        acts = np.zeros(k, dtype=bool)
-        reached = np.ones(n + k, dtype=bool)
-        for i in range(k):
-            forward[n + i] = middle[i] * (A[i] @ forward)
-            reached[n + i] = bool((reads[i] & reached).any())
-        for i in reversed(range(k)):
-            later = A[i + 1 :, n + i]
-            backward[i] = C[:, n + i] + later @ (middle[i + 1 :, None] * backward[i + 1 :])
-            acts[i] = bool(shown[:, n + i].any() or (reads[i + 1 :, n + i] & acts[i + 1 :]).any())
+        # Triangular systems; the counts of paths are sums of ones, so they vanish only where no path is.
+        eye, inner = np.eye(k), reads[:, n:].astype(float)
+        reached = np.linalg.solve(eye - inner, reads[:, :n].any(1).astype(float)) > 0
+        acts = np.linalg.solve((eye - inner).T, shown[:, n:].any(0).astype(float)) > 0
+        backward = np.linalg.solve((eye - middle[:, None] * A[:, n:]).T, C[:, n:].T)
         affine = ~reads[:, n:].any(1)
-        candidates = np.flatnonzero(acts & reached[n:] & affine)
+        candidates = np.flatnonzero(acts & reached & affine)
         if not len(candidates):
             return None
         length = np.linalg.norm(A[candidates, :n], axis=1)
