@@ -16,7 +16,7 @@ from torch import nn
 
 import lipscope
 from lipscope.errors import CertificateError, DataError, LipscopeError
-from lipscope.free_slopes import free_slope_bound
+from lipscope.free_slopes import _closed_form, _independent_groups, _proved, _System, free_slope_bound
 from lipscope.graph import Graph
 from lipscope.layers.activation import ReLU
 from lipscope.layers.dense import Dense
@@ -234,8 +234,8 @@ def test_no_free_slopes_exceed_their_bound(seed, inputs, units, outputs, norm) -
     alpha = generator.choice([-1.0, 0.0, 0.1], units)
     beta = alpha + generator.choice([0.5, 1.0], units)
     bound = free_slope_bound(A, C, alpha, beta, norm)
-    corners = generator.integers(0, 2, (200, units))
-    inside = generator.random((100, units))
+    corners = np.array(list(itertools.product((0.0, 1.0), repeat=units)))
+    inside = generator.random((50, units))
     worst = 0.0
     for share in np.concatenate([corners, inside]):
         slopes = alpha + share * (beta - alpha)
@@ -246,6 +246,20 @@ def test_no_free_slopes_exceed_their_bound(seed, inputs, units, outputs, norm) -
     assert worst <= bound * (1 + 1e-11)
     # Far from vacuous: a bound of the absolute values alone would often be above.
     assert bound <= 4 * worst + 1e-9 or units > 2
+
+
+@given(seeds(), st.integers(1, 4), st.integers(6, 9))
+@settings(max_examples=20)
+def test_the_quadratic_proof_accepts_just_what_is_true(seed, inputs, units) -> None:
+    """For given multipliers the least ρ is an eigenvalue: a hair above it is proved, a hair below is not."""
+    generator = np.random.default_rng(seed)
+    A = np.tril(generator.standard_normal((units, inputs + units)), inputs - 1)
+    C = generator.standard_normal((3, inputs + units))
+    alpha = generator.choice([-1.0, 0.0, 0.1], units)
+    system = _System(A, C, alpha, alpha + 1.0)
+    rho, t = _closed_form(system, _independent_groups(system), 1.0)
+    assert _proved(system, rho * (1 + 1e-6), t)
+    assert not _proved(system, rho * (1 - 1e-6), t)
 
 
 def test_emptiness_is_proved_only_where_it_is_true() -> None:
