@@ -36,6 +36,8 @@ class Cost(_Record):
 class Witness(_Record):
     """A pair of inputs (x₁, x₂) that attains a lower bound: ‖Φ(x₁) − Φ(x₂)‖ / ‖x₁ − x₂‖ in float64.
 
+    Norms are Euclidean unless the quantity has a field `norm`.
+
     The pair is stored as tensors `{key}.x1`, `{key}.x2` of `file`, beside `result.json`.
     """
 
@@ -71,7 +73,9 @@ class Check(_Record):
 class Quantity(_Record):
     """One number with its kind."""
 
-    name: str = Field(description="analytical, certified, local, empirical or effective")
+    name: str = Field(
+        description="analytical, certified, product, ball, local, ascent, exact, empirical or effective"
+    )
     kind: Kind
     value: float
     method: str = Field(description="how it was computed, in a sentence")
@@ -175,6 +179,34 @@ class Empirical(Quantity):
     rechecked: int = Field(description="candidate pairs recomputed by direct differences in float64")
     duplicates: list[Duplicate]
     duplicate_count: int = Field(description="number of duplicate pairs (the list shows the first 100)")
+
+
+Norm = Literal["2", "1", "inf"]
+"""The norm ℓ_q of both inputs and outputs; a constant is the operator norm ℓ_q → ℓ_q."""
+
+
+class Attained(Quantity):
+    """A lower bound of the Lipschitz constant that an ascent found, attained by the stored pair."""
+
+    kind: Kind = "lower"
+    norm: Norm = Field(description='q of the operator norm ℓ_q → ℓ_q: "2" (Euclidean), "1" or "inf"')
+    witness: Witness
+    found_by: str = Field(description="the search that led to the pair: start, slopes, pairs or kinks")
+    starts: int = Field(description="points the ascent started from")
+
+
+class Exact(Quantity):
+    """A bracket lower ≤ L ≤ value of a piecewise-linear network's Lipschitz constant by branch and bound."""
+
+    kind: Kind = "upper"
+    norm: Norm = Field(description='q of the operator norm ℓ_q → ℓ_q: "2" (Euclidean), "1" or "inf"')
+    lower: float = Field(description="attained by the stored pair")
+    upper: float = Field(description="proved, rounding included; the same as `value`")
+    closed: bool = Field(description="upper ≤ lower·(1 + tolerance): L is known")
+    tolerance: float
+    nodes: int = Field(description="sets of activation regions that were bounded")
+    units: int = Field(description="scalar nonlinear units (max pooling counts one a tap but the first)")
+    witness: Witness
 
 
 class LayerSlope(_Record):
