@@ -15,6 +15,8 @@ from ..windows import per_dimension
 from .base import Layer, LinearLayer, Shape, TracedCall, torch_rule
 from .reshape import Reshape
 
+_ENTRY_ERROR = 4 * torch.finfo(torch.float64).eps
+
 
 @dataclass(eq=False)
 class AveragePool(LinearLayer):
@@ -36,9 +38,16 @@ class AveragePool(LinearLayer):
     def transpose(self, u: Tensor) -> tuple[Tensor, ...]:
         return (_along_each(u, [a.T for a in self.factors]),)
 
+    @property
+    def uncertainty(self) -> float:
+        return len(self.factors) * _ENTRY_ERROR
+
+    def magnitudes(self, shapes: Sequence[Shape], power: int = 1) -> LinearLayer:
+        return AveragePool(*(a.abs() ** power for a in self.factors))
+
     def norm(self, shapes: Sequence[Shape]) -> float:
         """Certified norm: the product of those of the factors (a Kronecker product), entries rounded twice."""
-        return up_product(*(spectral_norm_upper(a, 4 * torch.finfo(torch.float64).eps) for a in self.factors))
+        return up_product(*(spectral_norm_upper(a, _ENTRY_ERROR) for a in self.factors))
 
 
 def _along_each(x: Tensor, factors: list[Tensor]) -> Tensor:

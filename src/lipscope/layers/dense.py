@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -27,6 +28,16 @@ class Dense(LinearLayer):
 
     def transpose(self, u: Tensor) -> tuple[Tensor, ...]:
         return (u @ self.weight,)
+
+    @property
+    def uncertainty(self) -> float:
+        return self.relative_error
+
+    def magnitudes(self, shapes: Sequence[Shape], power: int = 1) -> LinearLayer:
+        return Dense(self.weight.abs() ** power)
+
+    def multiplications(self, shape: Shape) -> int:
+        return math.prod(shape) * self.weight.shape[1]
 
     def norm(self, shapes: Sequence[Shape]) -> float:
         """Certified spectral norm of W; tokens share it, since the operator is block diagonal."""

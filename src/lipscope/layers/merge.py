@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..rounding import up_hypot, up_product, up_sum
-from .base import Layer, LinearLayer, Reference, Shape, TracedCall, torch_rule
+from .base import Layer, LinearLayer, Norm, Reference, Shape, TracedCall, torch_rule
 from .scaling import scaling_by_constant
 
 
@@ -33,9 +33,15 @@ class Sum(LinearLayer):
         """Certified norm √Σcᵢ² on the direct sum of the inputs."""
         return up_hypot(*self.coefficients)
 
+    def magnitudes(self, shapes: Sequence[Shape], power: int = 1) -> LinearLayer:
+        return Sum(tuple(abs(c) ** power for c in self.coefficients))
+
     def lipschitz(self, bounds: Sequence[float], shapes: Sequence[Shape]) -> float:
         """Σ|cᵢ|·Lᵢ: the triangle inequality."""
         return up_sum(*(up_product(abs(c), b) for c, b in zip(self.coefficients, bounds, strict=True)))
+
+    def lipschitz_in(self, norm: Norm, bounds: Sequence[float], shapes: Sequence[Shape]) -> float:
+        return self.lipschitz(bounds, shapes)
 
 
 @dataclass(eq=False)
@@ -43,6 +49,7 @@ class Concatenation(LinearLayer):
     """The inputs side by side along the per-sample `axis`; `widths` are their sizes there."""
 
     kind = "concatenation"
+    moves_only = True
     axis: int
     widths: tuple[int, ...]
 
@@ -58,6 +65,12 @@ class Concatenation(LinearLayer):
     def lipschitz(self, bounds: Sequence[float], shapes: Sequence[Shape]) -> float:
         """√ΣLᵢ²: the parts are orthogonal."""
         return up_hypot(*bounds)
+
+    def lipschitz_in(self, norm: Norm, bounds: Sequence[float], shapes: Sequence[Shape]) -> float:
+        """(ΣLᵢ^q)^{1/q}: their sum for q = 1, the largest for q = ∞."""
+        if norm == "2":
+            return self.lipschitz(bounds, shapes)
+        return up_sum(*bounds) if norm == "1" else max(bounds)
 
 
 @torch_rule("aten.add.Tensor", "aten.sub.Tensor", "aten.add.Scalar", "aten.sub.Scalar", "aten.rsub.Scalar")

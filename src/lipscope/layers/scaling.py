@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..errors import CertificateError
-from ..rounding import up
+from ..rounding import gamma, up
 from .base import Layer, LinearLayer, Reference, Shape, TracedCall, torch_rule
 
 
@@ -29,6 +29,13 @@ class Scaling(LinearLayer):
 
     def transpose(self, u: Tensor) -> tuple[Tensor, ...]:
         return (u * self.factor,)
+
+    @property
+    def uncertainty(self) -> float:
+        return gamma(self.operations + 1) if self.operations else 0.0
+
+    def magnitudes(self, shapes: Sequence[Shape], power: int = 1) -> LinearLayer:
+        return Scaling(self.factor.abs() ** power)
 
     def norm(self, shapes: Sequence[Shape]) -> float:
         """Certified norm max|factor| of a diagonal operator."""
