@@ -415,7 +415,7 @@ class TanhGELU(Activation):
     # The extremes of the derivative, 1.1289930686… at x = 1.4185040… and by symmetry 1 − that, rounded outward.
     slope_range = (-0.1289930687, 1.1289930687)
     bends = _extremes(1.4185040, *slope_range)
-    minimum = -0.17004075180  # at −0.7524614…
+    minimum = -0.17004075058  # at −0.7524614…
     saturation = 1e3
 
     def forward(self, *xs: Tensor) -> Tensor:

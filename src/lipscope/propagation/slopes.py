@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..graph import Graph
+from ..graph import INPUT, Graph
 from ..layers.activation import Activation
 from ..layers.base import Lines, NonlinearLayer
 from ..slopes import AveragedSlope
@@ -127,7 +127,8 @@ def propagate(
             open_entries = _spread(node.layer.slope_hull(box.low, box.high)).transpose(ones) > 0
             entries = open_entries.flatten().nonzero()[:, 0]
             cost = 2 * len(entries) * backward_cost(graph, source)
-            if 0 < cost <= left:
+            # One linear layer on the input loses nothing by intervals and distances.
+            if 0 < cost <= left and node.inputs != (INPUT,) and graph.nodes[source].inputs != (INPUT,):
                 left -= cost
                 relaxed = relaxed_box(graph, source, entries, regions, lines, ball)
                 regions[source] = regions[source].within(relaxed)

@@ -1,19 +1,24 @@
 """The quantities: one function each, from a graph and data to a typed result."""
 
 from .analytical import analytical
+from .ball import ball
 from .effective import MeanSlopes, effective, mean_slopes, scalar_slopes
 from .empirical import empirical
 from .local import local
+from .operator_product import operator_norm_upper, product_bound
 from .witness import Pair, evaluate_pair
 
 __all__ = [
     "MeanSlopes",
     "Pair",
     "analytical",
+    "ball",
     "effective",
     "empirical",
     "evaluate_pair",
     "local",
     "mean_slopes",
+    "operator_norm_upper",
+    "product_bound",
     "scalar_slopes",
 ]

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from ..graph import Graph
 from ..layers import LinearLayer
 from ..layers.base import Norm, Shape
+from ..propagation import layer_constants
 from ..rounding import up_product
 
 
@@ -44,6 +45,8 @@ def product_bound(graph: Graph, norm: Norm, constants: Sequence[float] | None = 
 
     Source: D. Zou, R. Balan, M. Singh (2020), section III, for q = 2.
     """
+    if norm == "2" and constants is None:
+        constants = layer_constants(graph)
     bounds = [1.0]
     for index, node in enumerate(graph.nodes):
         if node.layer is None:
