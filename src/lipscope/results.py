@@ -233,6 +233,32 @@ class Effective(Quantity):
     )
 
 
+class OpenUnits(_Record):
+    """How far a ball settles the slopes of one nonlinear layer."""
+
+    place: str
+    layer: str = Field(description="layer type")
+    units: int = Field(description="outputs of the layer")
+    open: int = Field(
+        description="outputs whose slope (for max pooling, the winner) is not the same all over"
+    )
+
+
+class Ball(Quantity):
+    """A certified Lipschitz constant over one ball of inputs."""
+
+    kind: Kind = "upper"
+    center: str = Field(description="SHA-256 of the centre's numbers in float64")
+    radius: float
+    ball_norm: Literal["2", "inf"] = Field(description="the norm ‖x − centre‖ of the ball")
+    norm: Literal["1", "2", "inf"] = Field(
+        description="the norm of inputs and outputs the constant refers to"
+    )
+    global_bound: float = Field(description="the product bound over the whole space, in the same norm")
+    proofs: dict[str, float] = Field(description="what each proof gave; `value` is the least")
+    open_units: list[OpenUnits] = Field(description="one row a nonlinear layer")
+
+
 class ModelInfo(_Record):
     """What was analysed."""
 

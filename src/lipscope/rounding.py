@@ -19,8 +19,14 @@ from __future__ import annotations
 
 import math
 
+import torch
+from torch import Tensor
+
 UNIT = 2.0**-53
 COMPLEX_FACTOR = 4.0
+TINY = 2.0**-1000
+"""Covers what underflow loses in an accumulation of up to 2³⁰ products of float64 numbers (2⁻¹⁰⁷⁵ each)."""
+_INFINITY = torch.tensor(math.inf, dtype=torch.float64)
 
 
 def gamma(n: int) -> float:
@@ -62,6 +68,24 @@ def up_sum(*terms: float) -> float:
         return up(math.fsum(terms), 1)
     except OverflowError:
         return math.inf
+
+
+def up_tensor(x: Tensor, operations: int = 1) -> Tensor:
+    """`up` for a tensor of non-negative numbers, infinite where an entry is NaN (0·∞ of an overflow)."""
+    above = x * (1.0 + gamma(operations + 2)) + TINY
+    return torch.where(above.isnan(), math.inf, above)
+
+
+def widen(middle: Tensor, radius: Tensor) -> tuple[Tensor, Tensor]:
+    """Float64 ends of an interval that holds [middle − radius, middle + radius]; the line where one is NaN."""
+    low, high = (torch.nextafter(middle + side * radius, side * _INFINITY) for side in (-1, 1))
+    return torch.where(low.isnan(), -math.inf, low), torch.where(high.isnan(), math.inf, high)
+
+
+def middle_and_radius(low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
+    """A middle and a radius that cover [low, high]; an unbounded interval has middle 0 and radius ∞."""
+    middle = torch.where(low.isfinite() & high.isfinite(), low / 2 + high / 2, 0.0)
+    return middle, up_tensor(torch.maximum(high - middle, middle - low), 1)
 
 
 def up_hypot(*terms: float) -> float:

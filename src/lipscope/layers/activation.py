@@ -10,18 +10,39 @@ import math
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ..slopes import Diagonal, Slope
-from .base import UNBOUNDED, Layer, NonlinearLayer, Range, Shape, TracedCall, torch_rule
+from ..rounding import UNIT, widen
+from ..slopes import AveragedSlope, Diagonal, Slope
+from .base import UNBOUNDED, Layer, Lines, NonlinearLayer, Norm, Range, Shape, TracedCall, torch_rule
+
+_ROUNDING = 2.0**-43
+"""Covers the few units in the last place by which torch's elementary functions are off, with a large reserve."""
+_CELLS = 16
+
+
+class Bend(NamedTuple):
+    """A place in [first, last] where φ' turns from rising to falling or jumps, and a certified extreme there."""
+
+    first: float
+    last: float
+    slope: float
 
 
 class Activation(NonlinearLayer):
-    """A scalar function φ applied to every entry."""
+    """A scalar function φ applied to every entry.
+
+    Two optional facts sharpen what is known over intervals: `bends`, all places between which φ' is
+    monotone, and `minimum`, a certified lower bound of φ.
+    """
+
+    minimum: float = -math.inf
+    saturation: float = math.inf
+    """Beyond ± this, `derivative` is not evaluated: it has reached its limit to the last digit."""
 
     @property
     @abstractmethod
@@ -30,6 +51,11 @@ class Activation(NonlinearLayer):
 
     image: ClassVar[Range] = UNBOUNDED
     """An interval proved to hold φ(t) for every real t."""
+
+    @property
+    def bends(self) -> Sequence[Bend] | None:
+        """Where φ' turns or jumps; None if that is not known."""
+        return None
 
     @abstractmethod
     def derivative(self, x: Tensor) -> Tensor:
@@ -55,9 +81,145 @@ class Activation(NonlinearLayer):
         """max(|α|, |β|), the Lipschitz constant of φ."""
         return max(abs(bound) for bound in self.slope_range)
 
+    def lipschitz_in(self, norm: Norm, bounds: Sequence[float], shapes: Sequence[Shape]) -> float:
+        """The same in every ℓ_q norm: a diagonal."""
+        return self.lipschitz(bounds, shapes)
+
+    def slope_range_over(self, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
+        """Certified [α, β] ∋ φ'(t), one-sided at kinks, for every t in [low, high], entry by entry, float64.
+
+        Between bends φ' is monotone, so it is extreme at the ends and at the bends inside.
+        """
+        alpha, beta = self.slope_range
+        if self.bends is None:
+            return torch.full_like(low, alpha), torch.full_like(low, beta)
+        ends = [self.derivative(x.clamp(-self.saturation, self.saturation)) for x in (low, high)]
+        least, most = torch.minimum(*ends), torch.maximum(*ends)
+        margin = self._slope_rounding()
+        least, most = least - margin, most + margin
+        for first, last, slope in self.bends:
+            touched = (low <= last) & (high >= first)
+            least = torch.where(touched & (least > slope), slope, least)
+            most = torch.where(touched & (most < slope), slope, most)
+        known = ~(least.isnan() | most.isnan())
+        return (
+            torch.where(known, least.clamp(alpha, beta), alpha),
+            torch.where(known, most.clamp(alpha, beta), beta),
+        )
+
+    def value_range(self, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
+        """At the ends where φ is monotone over the interval, else from slopes over a grid of cells."""
+        alpha, beta = self.slope_range_over(low, high)
+        ends = [self._outward(x) for x in (low, high)]
+        least = torch.minimum(ends[0][0], ends[1][0])
+        most = torch.maximum(ends[0][1], ends[1][1])
+        turns = (alpha < 0) & (beta > 0)
+        if bool(turns.any()):
+            inner = self.offset_range(torch.zeros_like(low), low, high)
+            least = torch.where(turns, torch.minimum(least, inner[0]), least)
+            most = torch.where(turns, torch.maximum(most, inner[1]), most)
+        return least.clamp(min=self.minimum), most
+
+    def offset_range(self, slope: Tensor, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
+        """Certified bounds of φ(x) − slope·x over [low, high], entry by entry, from slopes over a grid of cells.
+
+        On a cell of width w with slopes in [−A, B], A, B ≥ 0, a function is within w·AB/(A + B) of
+        the interval between its values at the ends.
+        """
+        steps = torch.linspace(0, 1, _CELLS + 1, dtype=torch.float64).reshape(-1, *[1] * low.ndim)
+        knots = torch.minimum(torch.maximum(low + steps * (high - low), low), high)
+        knots[-1] = high
+        least, most = self._tilted(knots, slope)
+        alpha, beta = self.slope_range_over(knots[:-1], knots[1:])
+        rise, fall = (beta - slope).clamp(min=0), (slope - alpha).clamp(min=0)
+        width = knots[1:] - knots[:-1]
+        beyond = width * rise * fall / (rise + fall).clamp(min=1e-300) * (1 + _ROUNDING)
+        least = (torch.minimum(least[:-1], least[1:]) - beyond).amin(0)
+        most = (torch.maximum(most[:-1], most[1:]) + beyond).amax(0)
+        return torch.where(least.isnan(), -math.inf, least), torch.where(most.isnan(), math.inf, most)
+
+    def slope_hull(self, low: Tensor, high: Tensor) -> tuple[AveragedSlope, AveragedSlope]:
+        alpha, beta = self.slope_range_over(low, high)
+        return Diagonal(alpha), Diagonal(beta)
+
+    def local_lipschitz(self, norm: Norm, hull: tuple[AveragedSlope, AveragedSlope], shape: Shape) -> float:
+        """The largest |slope|, in every norm."""
+        return float(torch.maximum(*(slope.values.abs() for slope in hull)).max())
+
+    def lines(self, low: Tensor, high: Tensor) -> Lines:
+        """Of several slopes (the chord's, the midpoint's, the extreme ones) the lines that leave the least area.
+
+        For ReLU these are the lines of CROWN with its adaptive lower slope.
+
+        Source: H. Zhang, T.-W. Weng, P.-Y. Chen, C.-J. Hsieh, L. Daniel (2018), CROWN, section 3.2.
+        """
+        width, middle = high - low, low / 2 + high / 2
+        chord = (self.forward(high) - self.forward(low)) / width
+        best: list[Tensor] | None = None
+        for slope in (self.derivative(middle), chord, *self.slope_range_over(low, high)):
+            slope = torch.where(slope.isfinite(), slope, 0.0)
+            least, most = self.offset_range(slope, low, high)
+            candidate = [slope, least, slope, most]
+            if best is None:
+                best = candidate
+                continue
+            higher = slope * middle + least > best[0] * middle + best[1]
+            lower = slope * middle + most < best[2] * middle + best[3]
+            pairs = zip((higher, higher, lower, lower), candidate, best, strict=True)
+            best = [torch.where(better, new, old) for better, new, old in pairs]
+        assert best is not None
+        below, below_offset, above, above_offset = best
+        return Lines(Diagonal(below), below_offset, Diagonal(above), above_offset)
+
+    def _slope_rounding(self) -> float:
+        return _ROUNDING * max(1.0, self.constant(()))
+
+    def _value_rounding(self, y: Tensor) -> Tensor:
+        return _ROUNDING * (y.abs() + max(1.0, self.constant(())))
+
+    def _outward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Certified bounds of φ(x), entry by entry."""
+        y = self.forward(x)
+        return widen(y, self._value_rounding(y))
+
+    def _tilted(self, x: Tensor, slope: Tensor) -> tuple[Tensor, Tensor]:
+        """Certified bounds of φ(x) − slope·x, entry by entry."""
+        y = self.forward(x)
+        line = slope * x
+        return widen(y - line, self._value_rounding(y) + 4 * UNIT * (y.abs() + line.abs()))
+
 
 class PiecewiseLinear(Activation):
     """An activation with kinks: secant slopes are exact wherever both points lie on one piece."""
+
+    @property
+    @abstractmethod
+    def kinks(self) -> tuple[float, ...]:
+        """Where the linear pieces meet."""
+
+    @property
+    def bends(self) -> Sequence[Bend] | None:
+        """Both slopes at every kink."""
+        at = torch.tensor(self.kinks, dtype=torch.float64)
+        sides = [self.derivative(at), self.derivative(torch.nextafter(at, torch.full_like(at, math.inf)))]
+        return [Bend(k, k, float(s)) for side in sides for k, s in zip(self.kinks, side, strict=True)]
+
+    def offset_range(self, slope: Tensor, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
+        """Extreme at the ends and at the kinks between them."""
+        knots = torch.stack([low, *(low.clamp(min=kink).minimum(high) for kink in self.kinks), high])
+        least, most = self._tilted(knots, slope)
+        return least.amin(0), most.amax(0)
+
+    def _slope_rounding(self) -> float:
+        return 0.0
+
+    def _value_rounding(self, y: Tensor) -> Tensor:
+        return 2 * UNIT * y.abs()
+
+    def _outward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """The value itself: comparisons round nothing."""
+        y = self.forward(x)
+        return y, y
 
     def piece(self, x: Tensor) -> Tensor:
         """Which linear piece each entry lies on."""
@@ -76,6 +238,8 @@ class LeakyReLU(PiecewiseLinear):
 
     kind = "leaky ReLU"
     slope: float = 0.0
+    kinks = (0.0,)
+    _outward = Activation._outward
 
     def forward(self, *xs: Tensor) -> Tensor:
         return functional.leaky_relu(xs[0], self.slope)
@@ -94,6 +258,7 @@ class ReLU(PiecewiseLinear):
 
     kind = "ReLU"
     slope_range = (0.0, 1.0)
+    kinks = (0.0,)
 
     def output_range(self, inputs: Sequence[Range], shapes: Sequence[Shape]) -> Range:
         low, high = inputs[0]
@@ -124,6 +289,10 @@ class Clamp(PiecewiseLinear):
         low, high = (min(max(end, self.low), self.high) for end in inputs[0])
         return low, high
 
+    @property
+    def kinks(self) -> tuple[float, ...]:
+        return self.low, self.high
+
     def forward(self, *xs: Tensor) -> Tensor:
         return xs[0].clamp(self.low, self.high)
 
@@ -141,6 +310,7 @@ class Sigmoid(Activation):
     kind = "sigmoid"
     slope_range = (0.0, 0.25)
     image = (0.0, 1.0)
+    bends = (Bend(0.0, 0.0, 0.25),)
 
     def forward(self, *xs: Tensor) -> Tensor:
         return xs[0].sigmoid()
@@ -156,6 +326,7 @@ class Tanh(Activation):
     kind = "tanh"
     slope_range = (0.0, 1.0)
     image = (-1.0, 1.0)
+    bends = (Bend(0.0, 0.0, 1.0),)
 
     def forward(self, *xs: Tensor) -> Tensor:
         return xs[0].tanh()
@@ -172,12 +343,17 @@ class Softplus(Activation):
     sharpness: float = 1.0
     threshold: float = 20.0
     slope_range = (0.0, 1.0)
+    bends = ()
 
     def forward(self, *xs: Tensor) -> Tensor:
         return functional.softplus(xs[0], self.sharpness, self.threshold)
 
     def derivative(self, x: Tensor) -> Tensor:
         return (self.sharpness * x).sigmoid()
+
+    def _value_rounding(self, y: Tensor) -> Tensor:
+        """Also of torch's switch, which drops up to log1p(e^−threshold)/|β|."""
+        return super()._value_rounding(y) + math.exp(-self.threshold) / abs(self.sharpness)
 
 
 @dataclass(eq=False)
@@ -206,8 +382,23 @@ class ELU(Activation):
 
     @property
     def slope_range(self) -> tuple[float, float]:
-        steepest = math.nextafter(self.scale * self.depth * self.rate, math.copysign(math.inf, self.depth))
-        return min(0.0, self.scale, steepest), max(0.0, self.scale, steepest)
+        least, most = self._steepest()
+        return min(0.0, self.scale, least), max(0.0, self.scale, most)
+
+    @property
+    def bends(self) -> Sequence[Bend]:
+        """φ' jumps at 0 from scale·depth·rate to scale."""
+        return [Bend(0.0, 0.0, self.scale), *(Bend(0.0, 0.0, slope) for slope in self._steepest())]
+
+    def _steepest(self) -> tuple[float, float]:
+        """Certified bounds of scale·depth·rate."""
+        slope = self.scale * self.depth * self.rate
+        return slope - 4 * UNIT * abs(slope), slope + 4 * UNIT * abs(slope)
+
+
+def _extremes(at: float, least: float, most: float) -> tuple[Bend, ...]:
+    """The bends of a φ' that is largest near `at` and smallest near −at."""
+    return Bend(at - 1e-6, at + 1e-6, most), Bend(-at - 1e-6, -at + 1e-6, least)
 
 
 # φ'(x) = Φ(x) + x·φ(x) of GELU is stationary at ±√2; outward by 1e-15 for the rounding of erf and exp.
@@ -220,6 +411,9 @@ class GELU(Activation):
 
     kind = "GELU"
     slope_range = (1 - _GELU_MAX, _GELU_MAX)
+    bends = _extremes(math.sqrt(2), *slope_range)
+    minimum = -0.16997120748  # at −0.7517915…
+    saturation = 1e3
 
     def forward(self, *xs: Tensor) -> Tensor:
         return functional.gelu(xs[0])
@@ -236,6 +430,9 @@ class TanhGELU(Activation):
     kind = "GELU (tanh)"
     # The extremes of the derivative, 1.1289930686… at x = 1.4185040… and by symmetry 1 − that, rounded outward.
     slope_range = (-0.1289930687, 1.1289930687)
+    bends = _extremes(1.4185040, *slope_range)
+    minimum = -0.17004075058  # at −0.7524614…
+    saturation = 1e3
 
     def forward(self, *xs: Tensor) -> Tensor:
         return functional.gelu(xs[0], approximate="tanh")
@@ -253,6 +450,9 @@ class SiLU(Activation):
     kind = "SiLU"
     # The extremes of the derivative, 1.0998393201… at x = 2.3993572805… and 1 − that, rounded outward.
     slope_range = (-0.09983932013, 1.09983932013)
+    bends = _extremes(2.3993573, *slope_range)
+    minimum = -0.27846454277  # at −1.2784645…
+    saturation = 1e3
 
     def forward(self, *xs: Tensor) -> Tensor:
         return functional.silu(xs[0])

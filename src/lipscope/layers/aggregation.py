@@ -14,12 +14,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..rounding import up, up_hypot
-from ..slopes import GroupWeights, Slope
+from ..rounding import UNIT, up, up_hypot, up_product, up_sum, widen
+from ..slopes import AveragedSlope, GroupWeights, Slope
 from ..windows import Windows
-from .base import Layer, LinearLayer, NonlinearLayer, Range, Shape, TracedCall, torch_rule
+from .base import Layer, LinearLayer, Lines, NonlinearLayer, Norm, Range, Shape, TracedCall, torch_rule
 from .merge import Stack
 from .scaling import scaling_by_constant
+
+_ROUNDING = 2.0**-43
+"""Covers the roundings of a p-norm and of the powers in it, with a large reserve."""
 
 
 @dataclass(eq=False)
@@ -60,11 +63,40 @@ class NormPool(NonlinearLayer):
         # The exponent is off by at most 2u and ln n is below 64, so the power is off by less than 200u.
         return 1.0 if self.p >= 2 or size <= 1 else up(size ** (1 / self.p - 0.5), 200)
 
+    def lipschitz_in(self, norm: Norm, bounds: Sequence[float], shapes: Sequence[Shape]) -> float:
+        """For groups of n, the largest p-norm on the unit sphere: 1 in ℓ₁, n^{1/p} in ℓ_∞."""
+        if norm == "2":
+            return self.lipschitz(bounds, shapes)
+        return bounds[0] if norm == "1" else up_product(bounds[0], self._cube(shapes[0]))
+
+    def value_range(self, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
+        """The norms of the smallest and of the largest absolute values."""
+        least = torch.where((low < 0) & (high > 0), 0.0, torch.minimum(low.abs(), high.abs()))
+        ends = self.forward(least), self.forward(torch.maximum(low.abs(), high.abs()))
+        return widen(ends[0], _ROUNDING * ends[0])[0].clamp(min=0), widen(ends[1], _ROUNDING * ends[1])[1]
+
+    def slope_hull(self, low: Tensor, high: Tensor) -> tuple[AveragedSlope, AveragedSlope]:
+        """No partial derivative is above 1, and each has the sign of its entry."""
+        below, above = -(low < 0).to(low.dtype), (high > 0).to(low.dtype)
+        return self.averaged(below), self.averaged(above)
+
+    def lines(self, low: Tensor, high: Tensor) -> Lines:
+        """Constants: the ends of the value's range."""
+        flat = self.averaged(torch.zeros_like(low))
+        least, most = self.value_range(low, high)
+        return Lines(flat, least, flat, most)
+
+    def local_lipschitz(self, norm: Norm, hull: tuple[AveragedSlope, AveragedSlope], shape: Shape) -> float:
+        return self.lipschitz_in(norm, [1.0], [shape])
+
+    def _cube(self, shape: Shape) -> float:
+        """The p-norm of ones, n^{1/p} for groups of n."""
+        size = math.prod(shape[a] for a in self.axes)
+        return 1.0 if math.isinf(self.p) else up(size ** (1 / self.p), 200)
+
     def output_range(self, inputs: Sequence[Range], shapes: Sequence[Shape]) -> Range:
         """From 0 to n^{1/p} times the largest absolute value."""
-        size = math.prod(shapes[0][a] for a in self.axes)
-        largest = max(abs(bound) for bound in inputs[0])
-        return 0.0, largest if math.isinf(self.p) else up(largest * size ** (1 / self.p), 200)
+        return 0.0, up_product(max(abs(bound) for bound in inputs[0]), self._cube(shapes[0]))
 
     def _gradient(self, x: Tensor) -> Tensor:
         """∂y/∂x, shape of x; 0, a subgradient, where y = 0; at ties of p = ∞ shared equally."""
@@ -112,11 +144,45 @@ class Product(NonlinearLayer):
 
     def constant(self, shape: Shape) -> float:
         """√(A² + B²), the longest gradient (b, a)."""
-        return up_hypot(*self.bounds)
+        return _gradient_norm("2", *self.bounds)
+
+    def lipschitz_in(self, norm: Norm, bounds: Sequence[float], shapes: Sequence[Shape]) -> float:
+        """With |a| ≤ A and |b| ≤ B: √(A² + B²), in ℓ₁ the larger of them, in ℓ_∞ their sum."""
+        return up_product(bounds[0], _gradient_norm(norm, *self.bounds))
+
+    def value_range(self, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
+        corners = torch.stack([a[:, 0] * b[:, 1] for a in (low, high) for b in (low, high)])
+        # 0 · ∞ is no number; the signal itself is bounded.
+        least = torch.where(corners.isnan(), -math.inf, corners).amin(0)
+        most = torch.where(corners.isnan(), math.inf, corners).amax(0)
+        return widen(least, 2 * UNIT * least.abs())[0], widen(most, 2 * UNIT * most.abs())[1]
+
+    def slope_hull(self, low: Tensor, high: Tensor) -> tuple[AveragedSlope, AveragedSlope]:
+        """The slopes of a pair are the means of b and of a."""
+        limits = torch.tensor(self.bounds, dtype=low.dtype).reshape(1, 2, *[1] * (low.ndim - 2))
+        ends = torch.maximum(low, -limits), torch.minimum(high, limits)
+        return self.averaged(ends[0].flip(1)), self.averaged(ends[1].flip(1))
+
+    def lines(self, low: Tensor, high: Tensor) -> Lines:
+        """Constants: the ends of the value's range."""
+        flat = self.averaged(torch.zeros_like(low))
+        least, most = self.value_range(low, high)
+        return Lines(flat, least, flat, most)
+
+    def local_lipschitz(self, norm: Norm, hull: tuple[AveragedSlope, AveragedSlope], shape: Shape) -> float:
+        steepest = torch.maximum(*(slope.values.abs() for slope in hull))
+        return _gradient_norm(norm, *(float(steepest[:, i].max()) for i in (0, 1)))
 
     def output_range(self, inputs: Sequence[Range], shapes: Sequence[Shape]) -> Range:
         largest = up(self.bounds[0] * self.bounds[1])
         return -largest, largest
+
+
+def _gradient_norm(norm: Norm, first: float, second: float) -> float:
+    """The ℓ_q operator norm of the map (s, t) ↦ first·s + second·t, both coefficients at least 0."""
+    if norm == "2":
+        return up_hypot(first, second)
+    return max(first, second) if norm == "1" else up_sum(first, second)
 
 
 @dataclass(eq=False)
@@ -124,6 +190,7 @@ class Unfold(LinearLayer):
     """Windows of `size` entries every `step` along the per-sample `axis`, laid out along a new last axis."""
 
     kind = "unfold"
+    moves_only = True
     axis: int
     length: int
     size: int

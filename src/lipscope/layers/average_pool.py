@@ -27,7 +27,7 @@ class AveragePool(LinearLayer):
     third: Tensor | None = None
     windows: Windows | None = None
     """The windows, if all of them weigh all their cells alike."""
-    entry_error: float = 8 * torch.finfo(torch.float64).eps
+    entry_error: float = 12 * torch.finfo(torch.float64).eps
 
     @property
     def factors(self) -> list[Tensor]:
@@ -39,6 +39,9 @@ class AveragePool(LinearLayer):
 
     def transpose(self, u: Tensor) -> tuple[Tensor, ...]:
         return (_along_each(u, [a.T for a in self.factors]),)
+
+    def magnitudes(self, shapes: Sequence[Shape], power: int = 1) -> LinearLayer:
+        return _pool([a.abs() ** power for a in self.factors])
 
     def norm(self, shapes: Sequence[Shape]) -> float:
         """Certified norm: the product of those of the factors (a Kronecker product), entries rounded twice."""

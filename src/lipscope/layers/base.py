@@ -15,14 +15,23 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Literal, Self
 
 import torch
 from torch import Tensor
 
 from ..certified import spectral_norm_upper
-from ..errors import UnsupportedLayerError
-from ..rounding import up_product
+from ..errors import CertificateError, UnsupportedLayerError
+from ..rounding import (
+    TINY,
+    UNIT,
+    gamma,
+    middle_and_radius,
+    up,
+    up_product,
+    up_tensor,
+    widen,
+)
 from ..slopes import AveragedSlope, Diagonal, Slope
 
 Shape = tuple[int, ...]
@@ -52,6 +61,9 @@ class Filter:
         return all(s == 1 for s in self.stride) and self.offsets == ((0,) * len(self.stride),)
 
 
+Norm = Literal["1", "2", "inf"]
+"""The norm ℓ_q in which inputs and outputs are measured."""
+
 MATERIALISE_BELOW = 2048
 """A linear layer with at most this many inputs or outputs may be certified through its dense matrix."""
 _MATRIX_ENTRIES = 2**25
@@ -79,6 +91,10 @@ class Layer(ABC):
         """An interval proved to hold every entry of the output, given one for each input."""
         return UNBOUNDED
 
+    @abstractmethod
+    def lipschitz_in(self, norm: Norm, bounds: Sequence[float], shapes: Sequence[Shape]) -> float:
+        """`lipschitz` in another norm: every constant is from the ℓ_q norm of the input to that of the output."""
+
     def to(self, dtype: torch.dtype, device: torch.device | str) -> Self:
         """A copy whose floating-point tensors have the dtype and device."""
         changes: dict[str, Any] = {}
@@ -102,7 +118,9 @@ class LinearLayer(Layer):
 
     offset: Tensor | None = None
     entry_error: float = 0.0
-    """Entrywise relative uncertainty of `matrix` and of the weights, from roundings made before."""
+    """Entrywise relative uncertainty of T, from the roundings that made its entries."""
+    moves_only: ClassVar[bool] = False
+    """Whether every output is a copy of one input, so that nothing is rounded."""
 
     @abstractmethod
     def apply(self, *vs: Tensor) -> Tensor:
@@ -155,6 +173,135 @@ class LinearLayer(Layer):
         (bound,) = bounds
         return 0.0 if bound == 0.0 else up_product(bound, self.norm(shapes))
 
+    def lipschitz_in(self, norm: Norm, bounds: Sequence[float], shapes: Sequence[Shape]) -> float:
+        if norm == "2":
+            return self.lipschitz(bounds, shapes)
+        (bound,) = bounds
+        return 0.0 if bound == 0.0 else up_product(bound, self.scaled_norm(norm, shapes))
+
+    def magnitudes(self, shapes: Sequence[Shape], power: int = 1) -> LinearLayer:
+        """The linear layer with the entries |T_ij|^power (for power 2 rounded, and no offset).
+
+        The default writes T out as a dense matrix.
+
+        Raises:
+            NotImplementedError: the layer is too large for a dense matrix and has no method of its own.
+        """
+        (shape,) = shapes
+        matrix = self.matrix(shape)
+        if matrix is None:
+            raise NotImplementedError(f"{type(self).__name__} on {shape} is too large for a dense matrix")
+        target = tuple(self.apply(torch.zeros(1, *shape, dtype=torch.float64)).shape[1:])
+        return _Matrix(matrix.abs() ** power, shape, target)
+
+    def multiplications(self, shape: Shape) -> int:
+        """About how many multiplications one product with T takes, given the output's shape."""
+        return math.prod(shape)
+
+    def rounding(self, shapes: Sequence[Shape], target: Shape) -> float:
+        """The c for which products with T or Tᵀ of any x are computed within c·|T||x|, entry by entry."""
+        if self.moves_only:
+            return 0.0
+        return gamma(sum(map(math.prod, (*shapes, target))) + 8) + self.entry_error
+
+    def interval(self, lows: Sequence[Tensor], highs: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        """Certified bounds of the layer's values over a box: tensors (1, *in) to (1, *out), float64."""
+        if self.moves_only:
+            return self.apply(*lows), self.apply(*highs)
+        boxes = [middle_and_radius(low, high) for low, high in zip(lows, highs, strict=True)]
+        middle = self.forward(*(m for m, _ in boxes))
+        shapes = [tuple(m.shape[1:]) for m, _ in boxes]
+        margin = self.rounding(shapes, tuple(middle.shape[1:]))
+        radii = [radius + 2 * margin * m.abs() for m, radius in boxes]
+        # Rounding and uncertainty of |T| are covered by the factor, those of T·middle by the margin.
+        radius = up_tensor(self.magnitudes(shapes).apply(*radii) * (1 + 2 * margin), 4)
+        return widen(middle, radius + 4 * UNIT * middle.abs())
+
+    def row_norms(self, shape: Shape) -> Tensor:
+        """Certified Euclidean norms of the rows of T, shape (1, *out), for an input of the given shape."""
+        ones = torch.ones(1, *shape, dtype=torch.float64)
+        if self.moves_only:
+            return self.apply(ones)
+        squares = self.magnitudes([shape], 2).apply(ones)
+        return up_tensor((squares + TINY).sqrt() * (1 + 2 * self.rounding([shape], tuple(squares.shape[1:]))))
+
+    def scaled_norm(
+        self,
+        norm: Norm,
+        shapes: Sequence[Shape],
+        rows: Tensor | None = None,
+        columns: Tensor | None = None,
+        spectral: float | None = None,
+    ) -> float:
+        """Certified ℓ_q operator norm of diag(rows)·T·diag(columns), the scales non-negative, None for ones.
+
+        For q = 1 and ∞ it is the largest sum of a column and of a row of absolute values, at the cost
+        of one product with |T|. For q = 2 it is that of the dense matrix, if T is small, else that of
+        T alone times the largest scales; and never above the geometric mean of the other two.
+
+        Args:
+            rows, columns: scales of the shapes (1, *out) and (1, *in), for a layer of one input.
+            spectral: the certified spectral norm of T, if it is known.
+
+        Raises:
+            CertificateError: an entry is NaN or infinite.
+        """
+        inputs = [torch.ones(1, *s, dtype=torch.float64) for s in shapes] if columns is None else [columns]
+        target = tuple(self.apply(*(torch.zeros_like(x) for x in inputs)).shape[1:])
+        outputs = torch.ones(1, *target, dtype=torch.float64) if rows is None else rows
+        factor = 1 + 2 * self.rounding(shapes, target)
+        magnitudes = self if self.moves_only else self.magnitudes(shapes)
+
+        def by_rows() -> float:
+            return _largest(outputs * magnitudes.apply(*inputs)) * factor
+
+        def by_columns() -> float:
+            sums = zip(inputs, magnitudes.transpose(outputs), strict=True)
+            return max(_largest(x * y) for x, y in sums) * factor
+
+        if norm == "inf":
+            return up(by_rows(), 4)
+        if norm == "1":
+            return up(by_columns(), 4)
+        mean = up(math.sqrt(up_product(up(by_rows(), 4), up(by_columns(), 4))), 2)
+        return min(mean, self._scaled_spectral_norm(shapes, rows, columns, spectral))
+
+    def _scaled_spectral_norm(
+        self, shapes: Sequence[Shape], rows: Tensor | None, columns: Tensor | None, spectral: float | None
+    ) -> float:
+        scales = [scale for scale in (rows, columns) if scale is not None]
+        matrix = self.matrix(shapes[0]) if scales else None
+        if matrix is None:
+            spectral = self.norm(shapes) if spectral is None else spectral
+            return up_product(*(_largest(scale) for scale in scales), spectral)
+        left, right = (scale if scale is None else scale.flatten() for scale in (rows, columns))
+        matrix = matrix if left is None else left.unsqueeze(1) * matrix
+        matrix = matrix if right is None else matrix * right
+        return spectral_norm_upper(matrix, self.entry_error + 4 * UNIT)
+
+
+def _largest(x: Tensor) -> float:
+    value = float(x.max()) if x.numel() else 0.0
+    if math.isnan(value):
+        raise CertificateError("a weight is NaN or infinite: no bound exists")
+    return value
+
+
+@dataclass(eq=False)
+class _Matrix(LinearLayer):
+    """A linear map between tensors of two shapes, written out. `weight` (out, in)."""
+
+    kind = "matrix"
+    weight: Tensor
+    source: Shape
+    target: Shape
+
+    def apply(self, *vs: Tensor) -> Tensor:
+        return (vs[0].flatten(1) @ self.weight.T).reshape(-1, *self.target)
+
+    def transpose(self, u: Tensor) -> tuple[Tensor, ...]:
+        return ((u.flatten(1) @ self.weight).reshape(-1, *self.source),)
+
 
 def can_be_written_out(rows: int, columns: int) -> bool:
     """Whether `LinearLayer.matrix` gives a matrix of this size."""
@@ -183,6 +330,32 @@ class NonlinearLayer(Layer):
     def lipschitz(self, bounds: Sequence[float], shapes: Sequence[Shape]) -> float:
         (bound,), (shape,) = bounds, shapes
         return 0.0 if bound == 0.0 else up_product(bound, self.constant(shape))
+
+    @abstractmethod
+    def value_range(self, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
+        """Certified bounds of the values over the box [low, high]: tensors (1, *in) to (1, *out), float64."""
+
+    @abstractmethod
+    def slope_hull(self, low: Tensor, high: Tensor) -> tuple[AveragedSlope, AveragedSlope]:
+        """Slopes whose values bound, entry by entry, those of every pair of points in the box [low, high]."""
+
+    @abstractmethod
+    def lines(self, low: Tensor, high: Tensor) -> Lines:
+        """Affine functions below and above the layer over the box [low, high]."""
+
+    @abstractmethod
+    def local_lipschitz(self, norm: Norm, hull: tuple[AveragedSlope, AveragedSlope], shape: Shape) -> float:
+        """Certified ℓ_q Lipschitz constant of the layer on an input of the shape, its slopes in the hull."""
+
+
+@dataclass(frozen=True)
+class Lines:
+    """below(x) + below_offset ≤ forward(x) ≤ above(x) + above_offset, offsets of shape (1, *out)."""
+
+    below: AveragedSlope
+    below_offset: Tensor
+    above: AveragedSlope
+    above_offset: Tensor
 
 
 @dataclass(frozen=True)

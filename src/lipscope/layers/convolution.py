@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -59,6 +60,12 @@ class Convolution(LinearLayer):
             for dim, (n, p, s, out) in enumerate(geometry)
         )
 
+    def magnitudes(self, shapes: Sequence[Shape], power: int = 1) -> Convolution:
+        return Convolution(self.weight.abs() ** power, self.windows, self.groups)
+
+    def multiplications(self, shape: Shape) -> int:
+        return math.prod(self.windows.out_size) * self.weight.numel()
+
     def norm(self, shapes: Sequence[Shape]) -> float:
         """Certified spectral norm: of the dense matrix if small, else the torus bound of its symbol."""
         matrix = self.matrix((self.weight.shape[1] * self.groups, *self.windows.size))
@@ -113,6 +120,12 @@ class TransposedConvolution(LinearLayer):
 
     def transpose(self, u: Tensor) -> tuple[Tensor, ...]:
         return (self.adjoint.apply(u),)
+
+    def magnitudes(self, shapes: Sequence[Shape], power: int = 1) -> LinearLayer:
+        return TransposedConvolution(self.adjoint.magnitudes(shapes, power))
+
+    def multiplications(self, shape: Shape) -> int:
+        return self.adjoint.multiplications(shape)
 
     def norm(self, shapes: Sequence[Shape]) -> float:
         return self.adjoint.norm(shapes)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -26,6 +27,12 @@ class Dense(LinearLayer):
 
     def transpose(self, u: Tensor) -> tuple[Tensor, ...]:
         return (u @ self.weight,)
+
+    def magnitudes(self, shapes: Sequence[Shape], power: int = 1) -> LinearLayer:
+        return Dense(self.weight.abs() ** power)
+
+    def multiplications(self, shape: Shape) -> int:
+        return math.prod(shape) * self.weight.shape[1]
 
     def norm(self, shapes: Sequence[Shape]) -> float:
         """Certified spectral norm of W; tokens share it, since the operator is block diagonal."""

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ..rounding import up
-from ..slopes import SecantSelector, Selector, Slope, TapWeights
+from ..rounding import up, up_product
+from ..slopes import AveragedSlope, SecantSelector, Selector, Slope, TapWeights
 from ..windows import Windows, per_dimension
-from .base import Layer, NonlinearLayer, Range, Shape, TracedCall, torch_rule
+from .base import Layer, Lines, NonlinearLayer, Norm, Range, Shape, TracedCall, torch_rule
 
 _POOL = {1: functional.max_pool1d, 2: functional.max_pool2d, 3: functional.max_pool3d}
 
@@ -48,9 +48,61 @@ class MaxPool(NonlinearLayer):
 
     def constant(self, shape: Shape) -> float:
         """√(largest number of windows that read one cell)."""
-        cover = self.windows.largest_cover()
-        root = math.isqrt(cover)
-        return float(root) if root * root == cover else up(math.sqrt(cover))
+        return _root(self.windows.largest_cover())
+
+    def lipschitz_in(self, norm: Norm, bounds: Sequence[float], shapes: Sequence[Shape]) -> float:
+        """1 for q = ∞; for q = 1 the largest number of windows that read one cell."""
+        if norm == "2":
+            return self.lipschitz(bounds, shapes)
+        return bounds[0] if norm == "inf" else up_product(bounds[0], float(self.windows.largest_cover()))
+
+    def value_range(self, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
+        return self.forward(low), self.forward(high)
+
+    def slope_hull(self, low: Tensor, high: Tensor) -> tuple[AveragedSlope, AveragedSlope]:
+        """Tap weights: 1 at a cell that wins its window for sure, up to 1 at a cell that may win.
+
+        Cells that are constant over the box (behind a ReLU that is off) weigh 0: their differences are 0.
+        """
+        may_win = self._may_win(low, high)
+        alone = may_win.sum(0, keepdim=True) == 1
+        moves = torch.stack(list(self.windows.tap_views(self.windows.pad((low < high).to(low.dtype)))))
+        weights = moves * may_win
+        return TapWeights(weights * alone, self.windows), TapWeights(weights, self.windows)
+
+    def local_lipschitz(self, norm: Norm, hull: tuple[AveragedSlope, AveragedSlope], shape: Shape) -> float:
+        """√(largest number of windows in which one cell may win); that number for q = 1, and 1 for q = ∞.
+
+        A selector's rows sum to 1 and its columns to the number of windows won; ‖P‖₂² ≤ ‖P‖₁‖P‖_∞.
+        """
+        if norm == "inf":
+            return 1.0
+        windows_won = hull[1].transpose(
+            torch.ones(1, 1, shape[0], *self.windows.out_size, dtype=torch.float64)
+        )
+        cover = math.ceil(float(windows_won.max()))
+        return float(cover) if norm == "1" else _root(cover)
+
+    def lines(self, low: Tensor, high: Tensor) -> Lines:
+        """Below: the cell with the highest lower bound. Above: the sure winner, else the highest upper bound.
+
+        Source: G. Singh, T. Gehr, M. Püschel, M. Vechev (2019), DeepPoly, section 4.
+        """
+        taps = self.windows.tap_of(self._pool(low)[1]).unsqueeze(0)
+        numbers = torch.arange(self.windows.taps).reshape(-1, *[1] * (taps.ndim - 1))
+        below = TapWeights((numbers == taps).to(low.dtype), self.windows)
+        above, _ = self.slope_hull(low, high)
+        sure = above.values.sum(0) == 1
+        top = self.forward(high)
+        return Lines(below, torch.zeros_like(top), above, torch.where(sure, 0.0, top))
+
+    def _may_win(self, low: Tensor, high: Tensor) -> Tensor:
+        """For every tap, whether its cell can be the maximum of its window: shape (τ, 1, C, *out)."""
+        windows = self.windows
+        inside = windows.pad(torch.ones_like(high)) == 1
+        padded = torch.where(inside, windows.pad(high), -math.inf)
+        least = self.forward(low)
+        return torch.stack([(view >= least) & (view > -math.inf) for view in windows.tap_views(padded)])
 
     def output_range(self, inputs: Sequence[Range], shapes: Sequence[Shape]) -> Range:
         return inputs[0]
@@ -61,6 +113,11 @@ class MaxPool(NonlinearLayer):
             x, w.kernel, w.stride, w.padding, w.dilation, self.ceil_mode, return_indices=True
         )
         return pooled
+
+
+def _root(count: int) -> float:
+    root = math.isqrt(count)
+    return float(root) if root * root == count else up(math.sqrt(count))
 
 
 @torch_rule(*(f"aten.max_pool{d}d{f}.default" for d in (1, 2, 3) for f in ("", "_with_indices")))

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..rounding import up_hypot, up_product, up_sum
-from .base import Layer, LinearLayer, Range, Reference, Shape, TracedCall, torch_rule
+from .base import Layer, LinearLayer, Norm, Range, Reference, Shape, TracedCall, torch_rule
 from .scaling import scaling_by_constant
 
 
@@ -33,6 +33,9 @@ class Sum(LinearLayer):
         """Certified norm √Σcᵢ² on the direct sum of the inputs."""
         return up_hypot(*self.coefficients)
 
+    def magnitudes(self, shapes: Sequence[Shape], power: int = 1) -> LinearLayer:
+        return Sum(tuple(abs(c) ** power for c in self.coefficients))
+
     def lipschitz(self, bounds: Sequence[float], shapes: Sequence[Shape]) -> float:
         """Σ|cᵢ|·Lᵢ: the triangle inequality."""
         return up_sum(*(up_product(abs(c), b) for c, b in zip(self.coefficients, bounds, strict=True)))
@@ -42,12 +45,16 @@ class Sum(LinearLayer):
         largest = self.lipschitz([max(abs(bound) for bound in values) for values in inputs], shapes)
         return -largest, largest
 
+    def lipschitz_in(self, norm: Norm, bounds: Sequence[float], shapes: Sequence[Shape]) -> float:
+        return self.lipschitz(bounds, shapes)
+
 
 @dataclass(eq=False)
 class Concatenation(LinearLayer):
     """The inputs side by side along the per-sample `axis`; `widths` are their sizes there."""
 
     kind = "concatenation"
+    moves_only = True
     axis: int
     widths: tuple[int, ...]
 
@@ -67,12 +74,19 @@ class Concatenation(LinearLayer):
     def output_range(self, inputs: Sequence[Range], shapes: Sequence[Shape]) -> Range:
         return min(low for low, _ in inputs), max(high for _, high in inputs)
 
+    def lipschitz_in(self, norm: Norm, bounds: Sequence[float], shapes: Sequence[Shape]) -> float:
+        """(ΣLᵢ^q)^{1/q}: their sum for q = 1, the largest for q = ∞."""
+        if norm == "2":
+            return self.lipschitz(bounds, shapes)
+        return up_sum(*bounds) if norm == "1" else max(bounds)
+
 
 @dataclass(eq=False)
 class Stack(LinearLayer):
     """The inputs, of one shape, side by side along a new per-sample `axis`."""
 
     kind = "stack"
+    moves_only = True
     axis: int = 0
 
     def apply(self, *vs: Tensor) -> Tensor:
@@ -90,6 +104,12 @@ class Stack(LinearLayer):
 
     def output_range(self, inputs: Sequence[Range], shapes: Sequence[Shape]) -> Range:
         return min(low for low, _ in inputs), max(high for _, high in inputs)
+
+    def lipschitz_in(self, norm: Norm, bounds: Sequence[float], shapes: Sequence[Shape]) -> float:
+        """(ΣLᵢ^q)^{1/q}: their sum for q = 1, the largest for q = ∞."""
+        if norm == "2":
+            return self.lipschitz(bounds, shapes)
+        return up_sum(*bounds) if norm == "1" else max(bounds)
 
 
 @torch_rule("aten.add.Tensor", "aten.sub.Tensor", "aten.add.Scalar", "aten.sub.Scalar", "aten.rsub.Scalar")

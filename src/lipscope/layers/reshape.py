@@ -16,6 +16,7 @@ class Reshape(LinearLayer):
     """Per-sample reshape from `source` to `target`."""
 
     kind = "reshape"
+    moves_only = True
     source: Shape
     target: Shape
 
@@ -37,6 +38,7 @@ class Permute(LinearLayer):
     """Permutation of the per-sample axes; output axis i is input axis `axes[i]`."""
 
     kind = "permutation"
+    moves_only = True
     axes: tuple[int, ...]
 
     def apply(self, *vs: Tensor) -> Tensor:

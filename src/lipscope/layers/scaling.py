@@ -27,13 +27,16 @@ class Scaling(LinearLayer):
 
     @property
     def entry_error(self) -> float:  # type: ignore[override]
-        return gamma(self.operations) if self.operations else 0.0
+        return gamma(self.operations + 1) if self.operations else 0.0
 
     def apply(self, *vs: Tensor) -> Tensor:
         return vs[0] * self.factor
 
     def transpose(self, u: Tensor) -> tuple[Tensor, ...]:
         return (u * self.factor,)
+
+    def magnitudes(self, shapes: Sequence[Shape], power: int = 1) -> LinearLayer:
+        return Scaling(self.factor.abs() ** power)
 
     def norm(self, shapes: Sequence[Shape]) -> float:
         """Certified norm max|factor| of a diagonal operator."""

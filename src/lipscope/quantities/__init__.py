@@ -2,10 +2,12 @@
 
 from .analytical import analytical
 from .ascent import ascent
+from .ball import ball
 from .effective import MeanSlopes, effective, mean_slopes, scalar_slopes
 from .empirical import empirical
 from .exact import exact
 from .local import local
+from .operator_product import operator_norm_upper, product_bound
 from .witness import Pair, evaluate_pair
 
 __all__ = [
@@ -13,11 +15,14 @@ __all__ = [
     "Pair",
     "analytical",
     "ascent",
+    "ball",
     "effective",
     "empirical",
     "evaluate_pair",
     "exact",
     "local",
     "mean_slopes",
+    "operator_norm_upper",
+    "product_bound",
     "scalar_slopes",
 ]
