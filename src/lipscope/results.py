@@ -9,6 +9,7 @@ since the source's tables print squared ratios.
 from __future__ import annotations
 
 import json
+import math
 from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, computed_field
@@ -18,6 +19,9 @@ from .errors import LipscopeError
 SCHEMA_VERSION = 1
 
 Kind = Literal["upper", "lower", "estimate"]
+
+Norm = Literal["2", "1", "inf"]
+"""The norm ℓ_q of both inputs and outputs; a constant is the operator norm ℓ_q → ℓ_q."""
 
 
 class _Record(BaseModel):
@@ -181,10 +185,6 @@ class Empirical(Quantity):
     duplicate_count: int = Field(description="number of duplicate pairs (the list shows the first 100)")
 
 
-Norm = Literal["2", "1", "inf"]
-"""The norm ℓ_q of both inputs and outputs; a constant is the operator norm ℓ_q → ℓ_q."""
-
-
 class Attained(Quantity):
     """A lower bound of the Lipschitz constant that an ascent found, attained by the stored pair."""
 
@@ -242,6 +242,13 @@ class OpenUnits(_Record):
     open: int = Field(
         description="outputs whose slope (for max pooling, the winner) is not the same all over"
     )
+
+
+class OperatorProduct(Quantity):
+    """The certified product of operator norms ℓ_q → ℓ_q of the layers."""
+
+    kind: Kind = "upper"
+    norm: Norm = Field(description='q of the operator norm: "2", "1" or "inf"')
 
 
 class Ball(Quantity):
@@ -365,3 +372,36 @@ class Result(Report):
         found += [self.certified] if self.certified else []
         found += [self.local]
         return found + ([self.empirical] if self.empirical else []) + list(self.effective)
+
+
+class BallInfo(_Record):
+    """The ball of inputs that a bracket is about."""
+
+    center: str = Field(description="where the centre came from")
+    radius: float
+    norm: Literal["2", "inf"] = Field(description="the norm ‖x − centre‖ of the ball")
+
+
+class Bracket(Report):
+    """What `lipscope certify` found: lower ≤ L ≤ upper without data, globally or over a ball."""
+
+    model: ModelInfo
+    norm: Norm = Field(description="the norm ℓ_q of inputs and outputs")
+    ball: BallInfo | None = Field(None, description="None: the whole space")
+    bounds: list[Analytical | Certified | OperatorProduct | Ball | Attained | Exact] = Field(
+        description="all bounds found"
+    )
+    provenance: Provenance
+
+    @computed_field  # type: ignore[prop-decorator]
+    @property
+    def lower(self) -> float:
+        """The best attained lower bound."""
+        attained = [q.value for q in self.bounds if q.kind == "lower"]
+        return max([0.0, *attained, *(q.lower for q in self.bounds if isinstance(q, Exact))])
+
+    @computed_field  # type: ignore[prop-decorator]
+    @property
+    def upper(self) -> float:
+        """The best certified upper bound."""
+        return min([math.inf, *(q.value for q in self.bounds if q.kind == "upper")])

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -120,6 +120,33 @@ def improve(
                     yield best
 
 
+def certify_slopes(
+    graph: Graph, slopes: Mapping[int, tuple[Tensor, Tensor]], operations: float, seconds: float = math.inf
+) -> float:
+    """Certified Euclidean Lipschitz constant while every activation's slopes stay in the given [α, β].
+
+    Args:
+        graph: the network.
+        slopes: by node, tensors of the node's shape; the activation's own range where none is given.
+        operations: what one proof may cost.
+        seconds: for optimisation.
+
+    Returns:
+        The bound by the dense structure; infinite if it is not affordable or proves nothing.
+    """
+    cost = _dense_operations(graph)
+    if cost is None or cost > operations:
+        return math.inf
+    best = math.inf
+    try:
+        problem = DenseProblem(graph, slopes)
+        for found in _optimised(problem, seconds, silent, ""):
+            best = min(best, _proved(problem, found, best)[0])
+    except (CertificateError, NoProblemError):
+        return best
+    return best
+
+
 def plan(graph: Graph, operations: float) -> list[Plan]:
     """Cut a network into pieces whose proofs cost at most so many operations each, from the output back."""
     cuts = graph.cuts()
@@ -196,25 +223,40 @@ def _by_multipliers(
     record = norms.model_copy(update={"structure": plan.structure, "twist": twist})
     problem = problem_of(part, record)
     record = record.model_copy(update={"blocks": problem.count, "size": problem.block_size})
+    best = norms.bound
     for found in _optimised(problem, seconds, progress, record.first):
-        if not (math.isfinite(found.rho) and found.rho > 0):
-            continue
-        if constant(found.rho) >= norms.bound:
-            # Worth no proof: the norms give more.
-            continue
-        pooled = problem.maps(torch.arange(0)).pooled
-        precision = torch.complex128 if plan.structure == "frequency" else torch.float64
-        parameters = realised(PullBack(problem, precision), found.raw, pooled)
+
+        def show(done: int, total: int) -> None:
+            progress(f"prove: {record.first}", done, total)
+
         try:
-            rho = prove(
-                problem,
-                parameters,
-                found.rho,
-                lambda done, total: progress(f"prove: {record.first}", done, total),
-            )
+            bound, rho, parameters = _proved(problem, found, best, show)
         except CertificateError:
             continue
-        yield record.model_copy(update={"rho": rho, "bound": constant(rho)}), parameters
+        if bound < best:
+            best = bound
+            yield record.model_copy(update={"rho": rho, "bound": bound}), parameters
+
+
+def _proved(
+    problem: Problem,
+    found: Found,
+    worth: float,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> tuple[float, float, dict[str, Tensor]]:
+    """The constant that is proved, its ρ and the parameters; the constant is infinite if not below `worth`.
+
+    Raises:
+        CertificateError: the parameters prove nothing.
+    """
+    # A linear network of zeros has ρ = 0, which no scaling can hold.
+    if not (math.isfinite(found.rho) and found.rho > 0) or constant(found.rho) >= worth:
+        return math.inf, math.inf, {}
+    pooled = problem.maps(torch.arange(0)).pooled
+    precision = torch.float64 if isinstance(problem, DenseProblem) else torch.complex128
+    parameters = realised(PullBack(problem, precision), found.raw, pooled)
+    rho = prove(problem, parameters, found.rho, progress)
+    return constant(rho), rho, parameters
 
 
 def _optimised(problem: Problem, seconds: float, progress: Progress, place: str) -> Iterator[Found]:
@@ -225,13 +267,18 @@ def _optimised(problem: Problem, seconds: float, progress: Progress, place: str)
         passed = min(seconds, time.monotonic() - started)
         progress(f"certify: {place}", math.floor(10 * passed), math.floor(10 * seconds))
 
-    if isinstance(problem, DenseProblem):
-        pull = PullBack(problem, torch.float64)
-        start = optimise_dense(pull, deadline, only_start=True)
-        yield start
-        if time.monotonic() < deadline and start.raw:
-            yield optimise_dense(pull, deadline)
-    else:
-        found = optimise_frequency(PullBack(problem, torch.complex64), deadline, show)
-        yield finish_frequency(PullBack(problem, torch.complex128), found.raw)
-    progress(f"certify: {place}", math.floor(10 * seconds), math.floor(10 * seconds))
+    try:
+        if isinstance(problem, DenseProblem):
+            pull = PullBack(problem, torch.float64)
+            start = optimise_dense(pull, deadline, only_start=True)
+            yield start
+            if time.monotonic() < deadline and start.raw:
+                yield optimise_dense(pull, deadline)
+        else:
+            found = optimise_frequency(PullBack(problem, torch.complex64), deadline, show)
+            yield finish_frequency(PullBack(problem, torch.complex128), found.raw)
+    except torch.linalg.LinAlgError:  # type: ignore[attr-defined]
+        # Weights so large or small that even float64 overflows: the norms stand.
+        return
+    if math.isfinite(seconds):
+        progress(f"certify: {place}", math.floor(10 * seconds), math.floor(10 * seconds))

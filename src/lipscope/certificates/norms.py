@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from weakref import WeakKeyDictionary
 
 from ..graph import Graph
-from ..layers import Layer
-from ..layers.base import Shape
 from ..progress import Progress, silent
 from ..rounding import up_product
 from .program import EnergyProgram
@@ -55,7 +52,7 @@ def norm_bounds(graph: Graph, progress: Progress = silent) -> NormBounds:
         if node.layer is None:
             continue
         shapes = graph.shapes_into(index)
-        constants.append(_alone(node.layer, tuple(shapes)))
+        constants.append(node.layer.alone(shapes))
         before = [cumulative[i] for i in node.inputs]
         # With one input the constants multiply, and need not be computed twice.
         cumulative.append(
@@ -63,17 +60,6 @@ def norm_bounds(graph: Graph, progress: Progress = silent) -> NormBounds:
         )
         progress("analytical", index, len(graph.nodes) - 1)
     return NormBounds(constants, cumulative, _program(graph, constants, cumulative))
-
-
-_KNOWN: WeakKeyDictionary[Layer, dict[tuple[Shape, ...], float]] = WeakKeyDictionary()
-
-
-def _alone(layer: Layer, shapes: tuple[Shape, ...]) -> float:
-    """The layer's constant, kept while the layer lives: pieces of a graph share its layers."""
-    known = _KNOWN.setdefault(layer, {})
-    if shapes not in known:
-        known[shapes] = layer.alone(shapes)
-    return known[shapes]
 
 
 def _program(graph: Graph, constants: list[float], cumulative: list[float]) -> float | None:

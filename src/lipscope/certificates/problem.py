@@ -319,7 +319,19 @@ class DenseProblem(Problem):
     def _slope(self, k: int, u: Form, readings: list[Reading]) -> Form:
         size = math.prod(self._shape(k))
         alpha, beta = (t.expand(self._shape(k)).reshape(-1) for t in self._range(k))
-        return self._new(k, readings, Reading(Variable(str(k), size, 1, alpha, beta), u))
+        free = alpha < beta
+        if bool(free.all()):
+            return self._new(k, readings, Reading(Variable(str(k), size, 1, alpha, beta), u))
+        # Units whose slope is known are linear; only the others are variables.
+        known = {name: part or self._identity(name) for name, part in u.parts.items()}
+        parts = {name: part.scaled_rows(torch.where(free, 0.0, alpha)) for name, part in known.items()}
+        if not bool(free.any()):
+            return Form(parts)
+        read = Form({name: replace(part, mid=part.mid[:, :, free]) for name, part in known.items()})
+        variable = Variable(str(k), int(free.sum()), 1, alpha[free], beta[free])
+        self._new(k, readings, Reading(variable, read))
+        spread = torch.eye(size, dtype=torch.float64)[:, free]
+        return Form(parts | {variable.name: Enclosure.exact(spread[None, None])})
 
     def _window(
         self,

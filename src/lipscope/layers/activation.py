@@ -16,9 +16,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from ..results import Norm
 from ..rounding import UNIT, widen
 from ..slopes import AveragedSlope, Diagonal, Slope
-from .base import UNBOUNDED, Layer, Lines, NonlinearLayer, Norm, Range, Shape, TracedCall, torch_rule
+from .base import UNBOUNDED, Layer, Lines, NonlinearLayer, Range, Shape, TracedCall, torch_rule
 
 _ROUNDING = 2.0**-43
 """Covers the few units in the last place by which torch's elementary functions are off, with a large reserve."""

@@ -14,10 +14,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..results import Norm
 from ..rounding import UNIT, up, up_hypot, up_product, up_sum, widen
 from ..slopes import AveragedSlope, GroupWeights, Slope
 from ..windows import Windows
-from .base import Layer, LinearLayer, Lines, NonlinearLayer, Norm, Range, Shape, TracedCall, torch_rule
+from .base import Layer, LinearLayer, Lines, NonlinearLayer, Range, Shape, TracedCall, torch_rule
 from .merge import Stack
 from .scaling import scaling_by_constant
 

@@ -15,13 +15,15 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Self
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
 
 from ..certified import spectral_norm_upper
 from ..errors import CertificateError, UnsupportedLayerError
+from ..results import Norm
 from ..rounding import (
     TINY,
     UNIT,
@@ -61,9 +63,6 @@ class Filter:
         return all(s == 1 for s in self.stride) and self.offsets == ((0,) * len(self.stride),)
 
 
-Norm = Literal["1", "2", "inf"]
-"""The norm ℓ_q in which inputs and outputs are measured."""
-
 MATERIALISE_BELOW = 2048
 """A linear layer with at most this many inputs or outputs may be certified through its dense matrix."""
 _MATRIX_ENTRIES = 2**25
@@ -84,8 +83,15 @@ class Layer(ABC):
         """Certified Lipschitz constant of the output, given certified ones of each input (all of the network's input)."""
 
     def alone(self, shapes: Sequence[Shape]) -> float:
-        """Certified Lipschitz constant of the layer by itself: that of its output when each input has 1."""
-        return self.lipschitz([1.0] * len(shapes), shapes)
+        """Certified Lipschitz constant of the layer by itself: that of its output when each input has 1.
+
+        Kept while the layer lives: parts of a graph share its layers.
+        """
+        known = _KNOWN_CONSTANTS.setdefault(self, {})
+        key = tuple(shapes)
+        if key not in known:
+            known[key] = self.lipschitz([1.0] * len(shapes), shapes)
+        return known[key]
 
     def output_range(self, inputs: Sequence[Range], shapes: Sequence[Shape]) -> Range:
         """An interval proved to hold every entry of the output, given one for each input."""
@@ -111,6 +117,9 @@ class Layer(ABC):
         values = [getattr(self, field.name) for field in dataclasses.fields(self)]  # type: ignore[arg-type]
         nested = [p for v in values if isinstance(v, Layer) for p in v.parameters()]
         return [v for v in values if isinstance(v, Tensor)] + nested
+
+
+_KNOWN_CONSTANTS: WeakKeyDictionary[Layer, dict[tuple[Shape, ...], float]] = WeakKeyDictionary()
 
 
 class LinearLayer(Layer):

@@ -10,10 +10,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from ..results import Norm
 from ..rounding import up, up_product
 from ..slopes import AveragedSlope, SecantSelector, Selector, Slope, TapWeights
 from ..windows import Windows, per_dimension
-from .base import Layer, Lines, NonlinearLayer, Norm, Range, Shape, TracedCall, torch_rule
+from .base import Layer, Lines, NonlinearLayer, Range, Shape, TracedCall, torch_rule
 
 _POOL = {1: functional.max_pool1d, 2: functional.max_pool2d, 3: functional.max_pool3d}
 

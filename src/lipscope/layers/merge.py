@@ -8,8 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..results import Norm
 from ..rounding import up_hypot, up_product, up_sum
-from .base import Layer, LinearLayer, Norm, Range, Reference, Shape, TracedCall, torch_rule
+from .base import Layer, LinearLayer, Range, Reference, Shape, TracedCall, torch_rule
 from .scaling import scaling_by_constant
 
 

@@ -7,7 +7,7 @@ from .effective import MeanSlopes, effective, mean_slopes, scalar_slopes
 from .empirical import empirical
 from .exact import exact
 from .local import local
-from .operator_product import operator_norm_upper, product_bound
+from .operator_product import operator_norm_upper, operator_product, product_bound
 from .witness import Pair, evaluate_pair
 
 __all__ = [
@@ -23,6 +23,7 @@ __all__ = [
     "local",
     "mean_slopes",
     "operator_norm_upper",
+    "operator_product",
     "product_bound",
     "scalar_slopes",
 ]

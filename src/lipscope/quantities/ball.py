@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from ..graph import Graph
-from ..layers.base import Norm
 from ..propagation import (
     DEFAULT_BUDGET,
     BallNorm,
@@ -20,7 +19,7 @@ from ..propagation import (
     local_slopes,
     propagate,
 )
-from ..results import Ball, Cost, OpenUnits
+from ..results import Ball, Cost, Norm, OpenUnits
 from .local_proofs import PROOFS, LocalProblem
 from .operator_product import product_bound
 
@@ -33,6 +32,7 @@ def ball(
     ball_norm: BallNorm = "2",
     norm: Norm = "2",
     budget: float = DEFAULT_BUDGET,
+    seconds: float = 10.0,
     constants: Sequence[float] | None = None,
 ) -> Ball:
     """Certified upper bound of the Lipschitz constant on the ball ‖x − center‖ ≤ radius.
@@ -49,6 +49,7 @@ def ball(
         ball_norm: "2" or "inf", the norm of the ball.
         norm: "1", "2" or "inf": the norm of inputs and of outputs that the constant refers to.
         budget: multiplications that linear relaxation may take, and again the interval Jacobian.
+        seconds: for the quadratic certificate to improve on its closed-form start.
         constants: those of `propagation.layer_constants`, to share between balls of one network.
 
     Raises:
@@ -64,7 +65,7 @@ def ball(
     exact = graph.to(torch.float64)
     constants = layer_constants(exact) if constants is None else constants
     slopes = local_slopes(exact, propagate(exact, region, budget, constants))
-    problem = LocalProblem(exact, slopes, norm, constants, budget)
+    problem = LocalProblem(exact, slopes, norm, constants, budget, seconds)
     global_bound = product_bound(exact, norm, constants)
     bounds = {"global product bound": global_bound} | {name: prove(problem) for name, prove in PROOFS.items()}
     best = min(bounds, key=bounds.__getitem__)

@@ -14,13 +14,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..certificates import certify_slopes
 from ..certified import spectral_norm_upper
 from ..graph import INPUT, Graph
 from ..layers import LinearLayer, NonlinearLayer
 from ..layers.activation import Activation
-from ..layers.base import Norm
 from ..propagation import LocalSlopes
 from ..propagation.linear import backward_cost
+from ..results import Norm
 from ..rounding import UNIT, gamma, middle_and_radius, up, up_product, up_sum, up_tensor, widen
 from ..slopes import AveragedSlope
 
@@ -34,7 +35,8 @@ class LocalProblem:
     """A network (float64), what its slopes can be, the norm ℓ_q asked for, and what a proof may cost.
 
     `slopes.intervals(graph)` gives (α, β) of every activation node, unit by unit. `constants` are
-    the Euclidean Lipschitz constants of the layers alone; `budget` counts multiplications.
+    the Euclidean Lipschitz constants of the layers alone; `budget` counts multiplications, `seconds`
+    are for optimising the quadratic certificate.
     """
 
     graph: Graph
@@ -42,6 +44,7 @@ class LocalProblem:
     norm: Norm
     constants: Sequence[float]
     budget: float
+    seconds: float = 0.0
 
 
 Proof = Callable[[LocalProblem], float]
@@ -226,7 +229,16 @@ def _add(first: tuple[Tensor, Tensor], second: tuple[Tensor, Tensor]) -> tuple[T
     return middle, up_tensor(first[1] + second[1] + 2 * UNIT * middle.abs(), 3)
 
 
+def quadratic_certificate(problem: LocalProblem) -> float:
+    """The quadratic certificate of the dense structure with the slopes of every unit, for the Euclidean norm."""
+    if problem.norm != "2":
+        return math.inf
+    slopes = problem.slopes.intervals(problem.graph)
+    return certify_slopes(problem.graph, slopes, problem.budget, problem.seconds)
+
+
 PROOFS: dict[str, Proof] = {
     "product of layer norms, scaled by the slopes": local_product,
     "interval Jacobian": interval_jacobian,
+    "quadratic certificate": quadratic_certificate,
 }
