@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from pydantic import BaseModel
@@ -19,9 +19,10 @@ from .data import ImagePreprocessing, Samples, load_samples
 from .errors import DataError, ModelError
 from .graph import Graph, from_torch
 from .progress import Progress, silent
-from .quantities import Pair, analytical, effective, empirical, local, mean_slopes
+from .quantities import Pair, analytical, ascent, effective, empirical, local, mean_slopes
 from .results import (
     Analytical,
+    Attained,
     Certified,
     DataInfo,
     Effective,
@@ -31,7 +32,7 @@ from .results import (
     Result,
 )
 from .runs import REPORT, RESULT, RunFolder, identity_key
-from .stages import Stages, certify_in, model_info, provenance
+from .stages import ASCENT_SECONDS, Stages, certify_in, model_info, provenance
 
 if TYPE_CHECKING:
     from .quantities.effective import EffectiveLevel, Reading
@@ -44,7 +45,7 @@ _READINGS: tuple[tuple[EffectiveLevel, Reading], ...] = (
     ("channel", "secant"),
 )
 
-T = TypeVar("T")
+_STARTS = 4
 
 
 @dataclass(frozen=True)
@@ -194,6 +195,18 @@ def _run(
             **precision, **shared,
         ),
     )  # fmt: skip
+    climbed: Attained | None = None
+    if options.effort != "none":
+        # The most sensitive samples are where a steeper place may be near.
+        steepest = sorted(range(len(samples)), key=lambda i: -pointwise.estimates[i])[:_STARTS]
+        climbed = stages.once(
+            "ascent",
+            Attained,
+            lambda: ascent(
+                graph, samples.batch(sorted(steepest)), restarts=_STARTS, seconds=ASCENT_SECONDS[options.effort],
+                seed=options.seed, progress=stages.progress, **precision,
+            ),
+        )  # fmt: skip
     result = Result(
         model=model_info(graph, label),
         data=DataInfo(
@@ -205,6 +218,7 @@ def _run(
         analytical=upper,
         certified=certified,
         local=stages.filed(pointwise),
+        ascent=climbed and stages.filed(climbed),
         empirical=pairwise and stages.filed(pairwise),
         effective=averaged.effective,
         slopes=averaged.slopes,

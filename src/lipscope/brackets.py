@@ -28,12 +28,11 @@ from .results import (
     OperatorProduct,
 )
 from .runs import BRACKET, RunFolder
-from .stages import Stages, certify_in, model_info, provenance
+from .stages import ASCENT_SECONDS, Stages, certify_in, model_info, provenance
 
 Effort = Literal["none", "fast", "balanced", "tight"]
 
 _EXACT_UNITS = 60
-_ASCENT_SECONDS = {"none": 2.0, "fast": 5.0, "balanced": 30.0, "tight": 120.0}
 _EXACT_SECONDS = {"none": 0.0, "fast": 10.0, "balanced": 60.0, "tight": 600.0}
 
 
@@ -167,7 +166,7 @@ def _bounds(request: _Request, stages: Stages) -> Iterator[Bound]:
         lambda: ascent(
             graph,
             norm=norm,
-            seconds=_ASCENT_SECONDS[effort],
+            seconds=ASCENT_SECONDS[effort],
             seed=request.seed,
             progress=stages.progress,
             **request.region,

@@ -347,6 +347,7 @@ class Result(Report):
     analytical: Analytical
     certified: Certified | None = Field(None, description="None in runs of versions without certificates")
     local: Local
+    ascent: Attained | None = Field(None, description="None if no effort was spent on it")
     empirical: Empirical | None = Field(description="None if the data hold fewer than two distinct samples")
     effective: list[Effective]
     slopes: list[LayerSlope] = Field(description="mean slopes p_k, one row a nonlinear layer")
@@ -357,7 +358,7 @@ class Result(Report):
     @property
     def lower(self) -> float:
         """The best attained lower bound of the global Lipschitz constant."""
-        return max([self.local.value] + ([self.empirical.value] if self.empirical else []))
+        return max(q.value for q in (self.local, self.ascent, self.empirical) if q is not None)
 
     @computed_field  # type: ignore[prop-decorator]
     @property
@@ -368,10 +369,8 @@ class Result(Report):
     @property
     def quantities(self) -> list[Quantity]:
         """All numbers, from the certified upper bound down."""
-        found: list[Quantity] = [self.analytical]
-        found += [self.certified] if self.certified else []
-        found += [self.local]
-        return found + ([self.empirical] if self.empirical else []) + list(self.effective)
+        found = (self.analytical, self.certified, self.ascent, self.local, self.empirical)
+        return [q for q in found if q is not None] + list(self.effective)
 
 
 class BallInfo(_Record):

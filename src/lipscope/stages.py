@@ -22,6 +22,9 @@ from .quantities.checkpoint import no_checkpoint
 from .results import Certified, Cost, ModelInfo, Provenance, Quantity
 from .runs import CERTIFICATE, WITNESS, RunFolder
 
+ASCENT_SECONDS: dict[str, float] = {"none": 2.0, "fast": 5.0, "balanced": 30.0, "tight": 120.0}
+"""Time for the ascent to an attained lower bound, by effort."""
+
 T = TypeVar("T")
 Q = TypeVar("Q", bound=Quantity)
 

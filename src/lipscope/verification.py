@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from torch import Tensor
@@ -11,26 +11,42 @@ from .certificates import Certificate, verify
 from .errors import CertificateError, DataError, LipscopeError
 from .graph import Graph
 from .progress import Progress, silent
-from .quantities import analytical, evaluate_pair
-from .results import Check, Quantity, Result
-from .runs import CERTIFICATE, RESULT, WITNESS, read_tensors
+from .quantities import analytical, evaluate_pair, operator_product
+from .results import (
+    Analytical,
+    Attained,
+    Bracket,
+    Certified,
+    Check,
+    Empirical,
+    Exact,
+    Local,
+    Norm,
+    OperatorProduct,
+    Quantity,
+    Result,
+    Witness,
+)
+from .runs import BRACKET, CERTIFICATE, RESULT, WITNESS, read_tensors
 
 
 def verify_run(folder: str | Path, graph: Graph, progress: Progress = silent) -> list[Check]:
     """Check all bounds of a run folder against the network they are claimed of.
 
     Certified bounds are proved again from the weights and the stored certificate; attained ones are
-    re-evaluated in float64 from the stored witnesses. Estimates are not bounds and are not checked.
+    re-evaluated in float64 from the stored witnesses. Estimates are not bounds, and bounds over a ball
+    and the upper end of a branch and bound keep no proof: they are not checked.
 
     Raises:
         DataError: the folder holds no readable result, or one of another network.
     """
     folder = Path(folder)
-    result = _result(folder)
-    if result.model.fingerprint != graph.fingerprint():
+    record = _record(folder)
+    if record.model.fingerprint != graph.fingerprint():
         raise DataError(f"{folder} is a run of another network: structure or weights differ")
     witnesses = read_tensors(folder / WITNESS)
-    return list(_checks(result, graph, folder, witnesses, progress))
+    quantities = record.bounds if isinstance(record, Bracket) else record.quantities
+    return list(_checks(quantities, graph, folder, witnesses, progress))
 
 
 def stated_shape(folder: str | Path) -> tuple[int, ...]:
@@ -39,42 +55,56 @@ def stated_shape(folder: str | Path) -> tuple[int, ...]:
     Raises:
         DataError: the folder holds no readable result.
     """
-    return tuple(_result(Path(folder)).model.input_shape)
+    return tuple(_record(Path(folder)).model.input_shape)
 
 
-def _result(folder: Path) -> Result:
+def _record(folder: Path) -> Result | Bracket:
+    kind, path = (Bracket, folder / BRACKET) if (folder / BRACKET).exists() else (Result, folder / RESULT)
     try:
-        return Result.from_json((folder / RESULT).read_bytes())
+        return kind.from_json(path.read_bytes())
     except OSError as error:
-        raise DataError(f"cannot read {folder / RESULT}: {error.strerror or error}") from error
+        raise DataError(f"cannot read {path}: {error.strerror or error}") from error
     except LipscopeError as error:
-        raise DataError(f"{folder / RESULT}: {error}") from error
+        raise DataError(f"{path}: {error}") from error
 
 
 def _checks(
-    result: Result, graph: Graph, folder: Path, witnesses: dict[str, Tensor], progress: Progress
+    quantities: Sequence[Quantity],
+    graph: Graph,
+    folder: Path,
+    witnesses: Mapping[str, Tensor],
+    progress: Progress,
 ) -> Iterator[Check]:
-    claim = result.analytical
-    yield claim.checked(analytical(graph, progress).value)
-    if result.certified is not None:
-        yield _certificate(result.certified, graph, folder, progress)
-    for quantity in result.quantities:
-        witness = getattr(quantity, "witness", None)
-        if witness is None:
-            continue
-        x1, x2 = (witnesses.get(f"{witness.key}.{end}") for end in ("x1", "x2"))
-        if x1 is None or x2 is None or not x1.shape == x2.shape == graph.input_shape:
-            yield quantity.checked(None, "its witness is missing")
-            continue
-        try:
-            found = evaluate_pair(graph, x1, x2, tuple(witness.samples)).bound
-        except ValueError as error:
-            yield quantity.checked(None, str(error))
-        else:
-            yield quantity.checked(found)
+    for quantity in quantities:
+        if isinstance(quantity, Analytical):
+            yield quantity.checked(analytical(graph, progress).value)
+        elif isinstance(quantity, OperatorProduct):
+            yield quantity.checked(operator_product(graph, quantity.norm).value)
+        elif isinstance(quantity, Certified):
+            yield _certificate(quantity, graph, folder, progress)
+        elif isinstance(quantity, (Local, Empirical, Attained)):
+            yield _witness(quantity, quantity.value, quantity.witness, graph, witnesses)
+        elif isinstance(quantity, Exact):
+            yield _witness(quantity, quantity.lower, quantity.witness, graph, witnesses)
 
 
-def _certificate(claim: Quantity, graph: Graph, folder: Path, progress: Progress) -> Check:
+def _witness(
+    quantity: Quantity, claimed: float, witness: Witness, graph: Graph, witnesses: Mapping[str, Tensor]
+) -> Check:
+    """The bound that the stored pair attains now."""
+    claim = quantity.model_copy(update={"kind": "lower", "value": claimed})
+    x1, x2 = (witnesses.get(f"{witness.key}.{end}") for end in ("x1", "x2"))
+    if x1 is None or x2 is None or not x1.shape == x2.shape == graph.input_shape:
+        return claim.checked(None, "its witness is missing")
+    norm: Norm = getattr(quantity, "norm", "2")
+    try:
+        return claim.checked(evaluate_pair(graph, x1, x2, tuple(witness.samples), norm).bound)
+    except ValueError as error:
+        # Two equal points attain 0, as a constant network does.
+        return claim.checked(0.0, str(error))
+
+
+def _certificate(claim: Certified, graph: Graph, folder: Path, progress: Progress) -> Check:
     try:
         found = verify(graph, Certificate.load(folder / CERTIFICATE), progress)
     except CertificateError as error:

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from jinja2 import Template
 
 _CAPTIONS = {
+    "ascent.x1": "Steepest place found",
+    "ascent.x2": "Steepest place, displaced",
     "empirical.x1": "Worst pair, first sample",
     "empirical.x2": "Worst pair, second sample",
     "local.x1": "Most sensitive input",

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from ..results import Certified, Effective, Kind, Quantity, Result, Witness
+from ..results import Attained, Certified, Effective, Kind, Quantity, Result, Witness
 from . import format as fmt
 
 SIGNS: dict[Kind, str] = {"upper": "≤", "lower": "≥", "estimate": "≈"}
@@ -30,7 +30,7 @@ READINGS: dict[str, str] = {
 class Row:
     """One quantity, as text; names from outside are already made printable, not escaped."""
 
-    key: Literal["analytical", "certified", "local", "empirical", "effective"]
+    key: Literal["analytical", "certified", "ascent", "local", "empirical", "effective"]
     name: str
     symbol: tuple[str, str]
     variant: str
@@ -77,6 +77,7 @@ def rows(result: Result, name_length: int = 48) -> list[Row]:
             basis=f"certified norms of {layers} layer{'s' * (layers != 1)}",
         ),
         *([] if result.certified is None else [_certified_row(result.certified)]),
+        *([] if result.ascent is None else [_ascent_row(result.ascent, name_length)]),
         _row(
             local,
             "local",
@@ -97,6 +98,16 @@ def rows(result: Result, name_length: int = 48) -> list[Row]:
             )
         )
     return found + [_effective_row(effective) for effective in result.effective]
+
+
+def _ascent_row(ascent: Attained, name_length: int) -> Row:
+    return _row(
+        ascent,
+        "ascent",
+        ("L", "asc"),
+        meaning="found by climbing from the most sensitive samples",
+        witness=_named(ascent.witness, name_length),
+    )
 
 
 def _certified_row(certified: Certified) -> Row:
@@ -129,7 +140,7 @@ def _effective_row(effective: Effective) -> Row:
 
 def _row(
     quantity: Quantity,
-    key: Literal["analytical", "certified", "local", "empirical", "effective"],
+    key: Literal["analytical", "certified", "ascent", "local", "empirical", "effective"],
     symbol: tuple[str, str],
     meaning: str,
     basis: str = "",

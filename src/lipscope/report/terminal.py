@@ -11,7 +11,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from ..results import Check, Kind, LayerSlope, Result
+from ..results import Bracket, Check, Kind, LayerSlope, Result
 from . import format as fmt
 from .rows import SIGNS, Row, rows
 
@@ -59,6 +59,33 @@ def print_checks(checks: Sequence[Check], console: Console) -> None:
     console.print(table)
 
 
+def print_bracket(bracket: Bracket, console: Console) -> None:
+    """Print the bracket of `lipscope certify` and the bounds behind it."""
+    printer = _Printer(console)
+    console.print()
+    place = "" if bracket.ball is None else f" within {bracket.ball.radius:g} (ℓ_{bracket.ball.norm}) of "
+    place += "" if bracket.ball is None else fmt.plain(bracket.ball.center)
+    title = Text.assemble(
+        printer._text(fmt.plain(bracket.model.name), "bold"),
+        printer._text(f"{place}, norm ℓ_{bracket.norm} in and out", "dim"),
+    )
+    console.print(title)
+    printer._bounds(bracket.lower, bracket.upper)
+    console.print()
+    table = _empty_table()
+    for heading in ("Bound", "Kind", "Value", "Cost", "How"):
+        table.add_column(heading, justify="right" if heading in ("Value", "Cost") else "left")
+    for bound in sorted(bracket.bounds, key=lambda bound: -bound.value):
+        table.add_row(
+            printer._text(bound.name),
+            printer._text(f"{SIGNS[bound.kind]} {bound.kind}", _STYLES[bound.kind]),
+            printer._text(fmt.number(bound.value, bound.kind), f"bold {_STYLES[bound.kind]}"),
+            printer._text(fmt.duration(bound.cost.seconds), "dim"),
+            printer._text(bound.method, "dim"),
+        )
+    console.print(table)
+
+
 class _Printer:
     """Prints on one console: knows its width and whether it can show more than ASCII."""
 
@@ -69,7 +96,7 @@ class _Printer:
     def show(self, result: Result) -> None:
         self.console.print()
         self._header(result)
-        self._bracket(result)
+        self._bounds(result.lower, result.upper)
         self.console.print()
         if self.console.width >= _ROOM_FOR_MEANING:
             self._table(rows(result, name_length=60))
@@ -93,14 +120,14 @@ class _Printer:
         model = self._text(fmt.plain(result.model.name), "bold")
         self.console.print(Text.assemble(model, self._text(rest, "dim")))
 
-    def _bracket(self, result: Result) -> None:
-        low, between, high = fmt.bracket(result.lower, result.upper).partition(" ≤ L ≤ ")
+    def _bounds(self, lower: float, upper: float) -> None:
+        low, between, high = fmt.bracket(lower, upper).partition(" ≤ L ≤ ")
         line = Text.assemble(
             self._text(low, f"bold {_STYLES['lower']}"),
             self._text(between),
             self._text(high, f"bold {_STYLES['upper']}"),
         )
-        proved = " ≤ certified" if math.isfinite(result.upper) else ", no upper bound proved"
+        proved = " ≤ certified" if math.isfinite(upper) else ", no upper bound proved"
         legend = self._text(f"   attained ≤ Lipschitz constant{proved}", "dim")
         fits = line.cell_len + legend.cell_len <= self.console.width
         self.console.print(Text.assemble(line, legend) if fits else line)
