@@ -32,7 +32,7 @@ from .results import (
     Result,
 )
 from .runs import REPORT, RESULT, RunFolder, identity_key
-from .stages import ASCENT_SECONDS, Stages, certify_in, model_info, provenance
+from .stages import ASCENT_STEPS, Stages, certify_in, model_info, provenance
 
 if TYPE_CHECKING:
     from .quantities.effective import EffectiveLevel, Reading
@@ -203,7 +203,7 @@ def _run(
             "ascent",
             Attained,
             lambda: ascent(
-                graph, samples.batch(sorted(steepest)), restarts=_STARTS, seconds=ASCENT_SECONDS[options.effort],
+                graph, samples.batch(sorted(steepest)), restarts=_STARTS, steps=ASCENT_STEPS[options.effort],
                 seed=options.seed, progress=stages.progress, **precision,
             ),
         )  # fmt: skip

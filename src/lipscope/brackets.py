@@ -28,7 +28,7 @@ from .results import (
     OperatorProduct,
 )
 from .runs import BRACKET, RunFolder
-from .stages import ASCENT_SECONDS, Stages, certify_in, model_info, provenance
+from .stages import ASCENT_STEPS, Stages, certify_in, model_info, provenance
 
 Effort = Literal["none", "fast", "balanced", "tight"]
 
@@ -166,7 +166,7 @@ def _bounds(request: _Request, stages: Stages) -> Iterator[Bound]:
         lambda: ascent(
             graph,
             norm=norm,
-            seconds=ASCENT_SECONDS[effort],
+            steps=ASCENT_STEPS[effort],
             seed=request.seed,
             progress=stages.progress,
             **request.region,

@@ -22,8 +22,8 @@ from .quantities.checkpoint import no_checkpoint
 from .results import Certified, Cost, ModelInfo, Provenance, Quantity
 from .runs import CERTIFICATE, WITNESS, RunFolder
 
-ASCENT_SECONDS: dict[str, float] = {"none": 2.0, "fast": 5.0, "balanced": 30.0, "tight": 120.0}
-"""Time for the ascent to an attained lower bound, by effort."""
+ASCENT_STEPS: dict[str, int] = {"none": 10, "fast": 10, "balanced": 40, "tight": 200}
+"""Steps of each search of the ascent, by effort: a number and no time limit, so that runs can be repeated."""
 
 T = TypeVar("T")
 Q = TypeVar("Q", bound=Quantity)
