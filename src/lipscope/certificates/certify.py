@@ -7,6 +7,7 @@ extended towards the input as far as the budget allows.
 
 from __future__ import annotations
 
+import itertools
 import math
 import time
 from collections.abc import Iterator
@@ -17,11 +18,12 @@ import torch
 from torch import Tensor
 
 from ..errors import CertificateError
-from ..graph import Graph
+from ..graph import INPUT, Graph
 from ..progress import Progress, silent
 from ..quantities.analytical import analytical
 from .certificate import Certificate, PieceRecord
 from .check import constant, problem_of
+from .elimination import operations
 from .optimise import Found, finish_frequency, optimise_dense, optimise_frequency
 from .problem import DenseProblem, FourierProblem, NoProblemError, Problem
 from .pullback import PullBack, realised
@@ -117,7 +119,7 @@ def improve(
                     yield best
 
 
-def plan(graph: Graph, operations: float) -> list[Plan]:
+def plan(graph: Graph, most: float) -> list[Plan]:
     """Cut a network into pieces whose proofs cost at most so many operations each, from the output back."""
     cuts = graph.cuts()
     plans: list[Plan] = []
@@ -127,7 +129,7 @@ def plan(graph: Graph, operations: float) -> list[Plan]:
         reach = end - 1
         for start in range(end - 1, -1, -1):
             found = _cheapest(graph, cuts[start], cuts[end])
-            if found is None or found.operations > operations:
+            if found is None or found.operations > most:
                 break
             chosen, reach = found, start
         plans.append(chosen)
@@ -143,30 +145,34 @@ def _cheapest(graph: Graph, start: int, end: int) -> Plan | None:
         return Plan(start, end, "dense", dense)
     try:
         problem = FourierProblem(part)
-        operations = 8.0 * problem.count * problem.block_size**3 / 3
+        frequency = 8.0 * problem.count * problem.block_size**3 / 3
     except NoProblemError:
-        operations = math.inf
-    if dense is not None and dense < operations:
+        frequency = math.inf
+    if dense is not None and dense < frequency:
         return Plan(start, end, "dense", dense)
-    return Plan(start, end, "frequency", operations) if math.isfinite(operations) else None
+    return Plan(start, end, "frequency", frequency) if math.isfinite(frequency) else None
 
 
 _DENSE_PREFERRED = 2e10
-"""Below about 4,000 rows."""
-_DENSE_LARGEST = 12_000
+"""That of about 4,000 rows without zeros."""
+_DENSE_ENTRIES = 2.5e8
+"""Numbers in the matrix of a dense proof that are not zero; 2 GB."""
 
 
 def _dense_operations(part: Graph) -> float | None:
-    """Operations of a dense proof from the shapes alone, or None if the matrices would be too large."""
-    sizes = [math.prod(node.shape) for node in part.nodes]
-    rows = sizes[0] + sum(sizes[k] for k in part.nonlinear())
-    if rows > _DENSE_LARGEST:
+    """Operations of a dense proof, or None if the matrices would be too large."""
+    rows = [math.prod(part.nodes[k].shape) for k in (INPUT, *part.nonlinear())]
+    # At least the squares and the maps from one layer to the next are written out.
+    if sum(n * (n + before) for before, n in itertools.pairwise(rows)) > _DENSE_ENTRIES:
         return None
+    problem = DenseProblem(part)
     try:
-        DenseProblem(part).maps(torch.arange(0))
+        readings = problem.maps(torch.arange(0)).readings
     except NoProblemError:
         return None
-    return rows**3 / 3
+    keys = [(reading.variable.name, name) for reading in readings for name in reading.form.parts]
+    keys += itertools.combinations(problem.maps(torch.arange(0)).output.parts, 2)
+    return operations({v.name: v.size for v in reversed(problem.variables)}, keys)
 
 
 def _by_norms(graph: Graph, plan: Plan) -> PieceRecord:
