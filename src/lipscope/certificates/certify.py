@@ -18,14 +18,15 @@ import torch
 from torch import Tensor
 
 from ..errors import CertificateError
-from ..graph import INPUT, Graph
+from ..graph import Graph
+from ..layers import NonlinearLayer
 from ..progress import Progress, silent
 from ..quantities.analytical import analytical
 from .certificate import Certificate, PieceRecord
 from .check import constant, problem_of
 from .elimination import operations
 from .optimise import Found, finish_frequency, optimise_dense, optimise_frequency
-from .problem import DenseProblem, FourierProblem, NoProblemError, Problem
+from .problem import DenseProblem, FourierProblem, NoProblemError, Problem, X
 from .pullback import PullBack, realised
 from .verify import prove
 
@@ -104,7 +105,7 @@ def improve(
     if whole.value == 0 or not math.isfinite(whole.value):
         return
     plans = plan(graph, budget.operations)
-    pieces = [_by_norms(graph, each) for each in plans]
+    pieces = [record] if len(plans) == 1 else [_by_norms(graph, each) for each in plans]
     parameters: list[dict[str, Tensor]] = [{} for _ in plans]
     quadratic = [number for number, each in enumerate(plans) if each.structure != "norms"]
     weights = [math.sqrt(plans[number].operations) for number in quadratic]
@@ -127,8 +128,11 @@ def plan(graph: Graph, most: float) -> list[Plan]:
     while end > 0:
         chosen = Plan(cuts[end - 1], cuts[end], "norms", 0.0)
         reach = end - 1
+        dense = True
         for start in range(end - 1, -1, -1):
-            found = _cheapest(graph, cuts[start], cuts[end])
+            # A piece can be written out if each of its parts can.
+            dense = dense and _can_be_written_out(graph.between(cuts[start], cuts[start + 1]))
+            found = _cheapest(graph, cuts[start], cuts[end], dense)
             if found is None or found.operations > most:
                 break
             chosen, reach = found, start
@@ -137,18 +141,18 @@ def plan(graph: Graph, most: float) -> list[Plan]:
     return plans[::-1]
 
 
-def _cheapest(graph: Graph, start: int, end: int) -> Plan | None:
+def _cheapest(graph: Graph, start: int, end: int, written: bool) -> Plan | None:
     """The dense structure while it is affordable, since it is tighter; else by frequency; else none."""
     part = graph.between(start, end)
-    dense = _dense_operations(part)
-    if dense is not None and dense <= _DENSE_PREFERRED:
+    dense = _dense_operations(part) if written else math.inf
+    if dense <= _DENSE_PREFERRED:
         return Plan(start, end, "dense", dense)
     try:
         problem = FourierProblem(part)
         frequency = 8.0 * problem.count * problem.block_size**3 / 3
     except NoProblemError:
         frequency = math.inf
-    if dense is not None and dense < frequency:
+    if dense < frequency:
         return Plan(start, end, "dense", dense)
     return Plan(start, end, "frequency", frequency) if math.isfinite(frequency) else None
 
@@ -159,20 +163,34 @@ _DENSE_ENTRIES = 2.5e8
 """Numbers in the matrix of a dense proof that are not zero; 2 GB."""
 
 
-def _dense_operations(part: Graph) -> float | None:
-    """Operations of a dense proof, or None if the matrices would be too large."""
-    rows = [math.prod(part.nodes[k].shape) for k in (INPUT, *part.nonlinear())]
-    # At least the squares and the maps from one layer to the next are written out.
-    if sum(n * (n + before) for before, n in itertools.pairwise(rows)) > _DENSE_ENTRIES:
-        return None
-    problem = DenseProblem(part)
+def _can_be_written_out(part: Graph) -> bool:
+    if not math.isfinite(_dense_operations(part)):
+        return False
     try:
-        readings = problem.maps(torch.arange(0)).readings
+        DenseProblem(part).maps(torch.arange(0))
     except NoProblemError:
-        return None
-    keys = [(reading.variable.name, name) for reading in readings for name in reading.form.parts]
-    keys += itertools.combinations(problem.maps(torch.arange(0)).output.parts, 2)
-    return operations({v.name: v.size for v in reversed(problem.variables)}, keys)
+        return False
+    return True
+
+
+def _dense_operations(part: Graph) -> float:
+    """Operations of a dense proof, infinite if its matrices would be too large; from the shapes alone."""
+    sizes = {X: math.prod(part.input_shape)}
+    reads: list[set[str]] = [{X}]
+    coupled: list[tuple[str, str]] = []
+    for k, node in enumerate(part.nodes[1:], 1):
+        names = set[str]().union(*(reads[i] for i in node.inputs))
+        if isinstance(node.layer, NonlinearLayer):
+            coupled += itertools.combinations([str(k), *names], 2)
+            sizes[str(k)] = math.prod(node.shape)
+            names = {str(k)}
+        reads.append(names)
+    coupled += itertools.combinations(reads[-1], 2)
+    # The squares and the maps from one layer to the next are written out, at least.
+    written = sum(n**2 for n in sizes.values()) + sum(sizes[a] * sizes[b] for a, b in set(coupled))
+    if written > _DENSE_ENTRIES:
+        return math.inf
+    return operations(dict(reversed(sizes.items())), coupled)
 
 
 def _by_norms(graph: Graph, plan: Plan) -> PieceRecord:

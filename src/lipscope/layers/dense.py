@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 from torch.nn import functional
 
@@ -26,6 +27,10 @@ class Dense(LinearLayer):
 
     def transpose(self, u: Tensor) -> tuple[Tensor, ...]:
         return (u @ self.weight,)
+
+    def matrix(self, shape: Shape) -> Tensor | None:
+        """W itself where the input is one vector."""
+        return self.weight.detach().to("cpu", torch.float64) if len(shape) == 1 else super().matrix(shape)
 
     def norm(self, shapes: Sequence[Shape]) -> float:
         """Certified spectral norm of W; tokens share it, since the operator is block diagonal."""
