@@ -13,6 +13,7 @@ has seeded random weights, and batch-norm statistics of one pass in training mod
 from __future__ import annotations
 
 import argparse
+import itertools
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -32,7 +33,7 @@ from lipscope.progress import silent
 def trunk(channels: Sequence[int], seed: int = 0) -> nn.Sequential:
     torch.manual_seed(seed)
     layers: list[nn.Module] = []
-    for before, after in zip(channels, channels[1:], strict=False):
+    for before, after in itertools.pairwise(channels):
         layers += [nn.Conv2d(before, after, 3, stride=2, padding=1), nn.ReLU()]
     return nn.Sequential(*layers).double().eval()
 

@@ -12,6 +12,7 @@ Each of theirs runs in a process of its own that is killed after `--limit` secon
 from __future__ import annotations
 
 import argparse
+import itertools
 import math
 import time
 
@@ -29,7 +30,7 @@ def weights_of(layers: int, width: int) -> list[Tensor]:
     generator = torch.Generator().manual_seed(7 * width + 13 * layers)
     sizes = [4, *[width] * (layers - 1), 1]
     found = []
-    for before, after in zip(sizes, sizes[1:], strict=False):
+    for before, after in itertools.pairwise(sizes):
         norm = 0.4 + 1.4 * float(torch.rand((), generator=generator))
         w = torch.randn(after, before, generator=generator, dtype=torch.float64)
         found.append(norm * w / torch.linalg.matrix_norm(w, 2))

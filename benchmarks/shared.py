@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import multiprocessing
 import time
 from collections.abc import Callable, Sequence
@@ -19,7 +20,7 @@ def mlp(widths: Sequence[int], seed: int = 0) -> nn.Sequential:
     """A ReLU network with He-initialised weights and normal biases, float64."""
     torch.manual_seed(seed)
     layers: list[nn.Module] = []
-    for before, after in zip(widths, widths[1:], strict=False):
+    for before, after in itertools.pairwise(widths):
         linear = nn.Linear(before, after)
         nn.init.normal_(linear.weight, std=(2 / before) ** 0.5)
         nn.init.normal_(linear.bias, std=0.5)

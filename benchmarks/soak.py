@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import importlib
+import itertools
 import math
 import multiprocessing
 import random
@@ -61,7 +62,7 @@ def activation(rng: random.Random) -> nn.Module:
 def dense(rng: random.Random) -> Network:
     sizes = [rng.randint(1, 5), *(rng.randint(1, 6) for _ in range(rng.randint(1, 3))), rng.randint(1, 4)]
     layers: list[nn.Module] = []
-    for before, after in zip(sizes, sizes[1:], strict=False):
+    for before, after in itertools.pairwise(sizes):
         layers += [nn.Linear(before, after, bias=rng.random() < 0.8), activation(rng)]
     return "dense", nn.Sequential(*layers[: len(layers) - (rng.random() < 0.7)]), (sizes[0],)
 
