@@ -130,11 +130,15 @@ def plan(graph: Graph, most: float) -> list[Plan]:
     while end > 0:
         chosen = Plan(cuts[end - 1], cuts[end], "norms", 0.0)
         reach = end - 1
-        for start in range(end - 1, -1, -1):
+        # All that is left, if that fits, and else as far as it does.
+        for start in (0, *range(end - 1, 0, -1)):
             found = _cheapest(graph, cuts[start], cuts[end])
-            if found is None or found.operations > most:
+            if found is not None and found.operations <= most:
+                chosen, reach = found, start
+                if start == 0:
+                    break
+            elif start > 0:
                 break
-            chosen, reach = found, start
         plans.append(chosen)
         end = reach
     return plans[::-1]
