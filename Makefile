@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test check lint types format build bench lock clean
+.PHONY: demo test check lint types format build bench bench-long lock clean
 
 $(READY): requirements.lock pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -40,6 +40,13 @@ build: $(READY)  ## wheel and source archive in dist/
 bench: $(READY)  ## the measurements quoted in the README and the documentation
 	$(BIN)/python benchmarks/lanczos_step.py
 	$(BIN)/python benchmarks/certified_norms.py
+
+bench-long: $(READY)  ## certificates against other tools, on large networks, and a soak (hours in all)
+	$(BIN)/python -m pip install --quiet --editable '.[bench]'
+	$(BIN)/python benchmarks/lipsdp.py
+	$(BIN)/python benchmarks/eclipse.py
+	$(BIN)/python benchmarks/convolutional.py
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/soak.py
 
 lock: $(READY)  ## renew requirements.lock; torch is pinned to a build that installs on its own
 	$(BIN)/python -m pip install --quiet pip-tools

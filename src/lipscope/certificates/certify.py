@@ -7,6 +7,7 @@ extended towards the input as far as the budget allows.
 
 from __future__ import annotations
 
+import itertools
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -18,15 +19,16 @@ from torch import Tensor
 
 from ..errors import CertificateError
 from ..graph import Graph
-from ..layers import LinearLayer
+from ..layers import LinearLayer, NonlinearLayer
 from ..layers.base import can_be_written_out
 from ..progress import Progress, silent
 from ..results import CertifiedPiece
 from .certificate import Certificate
 from .check import constant, problem_of
+from .elimination import operations
 from .norms import norm_bounds
 from .optimise import Found, finish_frequency, optimise_dense, optimise_frequency
-from .problem import MOVES, DenseProblem, FourierProblem, NoProblemError, Problem
+from .problem import MOVES, DenseProblem, FourierProblem, NoProblemError, Problem, X
 from .pullback import PullBack, realised
 from .verify import prove
 
@@ -105,7 +107,7 @@ def improve(
     if whole.value == 0 or not math.isfinite(whole.value):
         return
     plans = plan(graph, budget.operations)
-    pieces = [_by_norms(graph, each) for each in plans]
+    pieces = [record] if len(plans) == 1 else [_by_norms(graph, each) for each in plans]
     parameters: list[dict[str, Tensor]] = [{} for _ in plans]
     quadratic = [number for number, each in enumerate(plans) if each.structure != "norms"]
     weights = [math.sqrt(plans[number].operations) for number in quadratic]
@@ -147,7 +149,7 @@ def certify_slopes(
     return best
 
 
-def plan(graph: Graph, operations: float) -> list[Plan]:
+def plan(graph: Graph, most: float) -> list[Plan]:
     """Cut a network into pieces whose proofs cost at most so many operations each, from the output back."""
     cuts = graph.cuts()
     plans: list[Plan] = []
@@ -155,11 +157,15 @@ def plan(graph: Graph, operations: float) -> list[Plan]:
     while end > 0:
         chosen = Plan(cuts[end - 1], cuts[end], "norms", 0.0)
         reach = end - 1
-        for start in range(end - 1, -1, -1):
+        # All that is left, if that fits, and else as far as it does.
+        for start in (0, *range(end - 1, 0, -1)):
             found = _cheapest(graph, cuts[start], cuts[end])
-            if found is None or found.operations > operations:
+            if found is not None and found.operations <= most:
+                chosen, reach = found, start
+                if start == 0:
+                    break
+            elif start > 0:
                 break
-            chosen, reach = found, start
         plans.append(chosen)
         end = reach
     return plans[::-1]
@@ -173,31 +179,40 @@ def _cheapest(graph: Graph, start: int, end: int) -> Plan | None:
         return Plan(start, end, "dense", dense)
     try:
         problem = FourierProblem(part)
-        operations = 8.0 * problem.count * problem.block_size**3 / 3
+        frequency = 8.0 * problem.count * problem.block_size**3 / 3
     except NoProblemError:
-        operations = math.inf
-    if dense is not None and dense < operations:
+        frequency = math.inf
+    if dense is not None and dense < frequency:
         return Plan(start, end, "dense", dense)
-    return Plan(start, end, "frequency", operations) if math.isfinite(operations) else None
+    return Plan(start, end, "frequency", frequency) if math.isfinite(frequency) else None
 
 
 _DENSE_PREFERRED = 2e10
-"""Below about 4,000 rows."""
-_DENSE_LARGEST = 12_000
+"""That of about 4,000 rows without zeros."""
+_DENSE_ENTRIES = 2.5e8
+"""Numbers in the matrix of a dense proof that are not zero; 2 GB."""
 
 
 def _dense_operations(part: Graph) -> float | None:
     """Operations of a dense proof from the shapes alone, or None if the matrices would be too large."""
-    sizes = [math.prod(node.shape) for node in part.nodes]
-    rows = sizes[0] + sum(sizes[k] for k in part.nonlinear())
-    if rows > _DENSE_LARGEST:
-        return None
-    for size, node in zip(sizes, part.nodes, strict=True):
+    sizes = {X: math.prod(part.input_shape)}
+    reads: list[set[str]] = [{X}]
+    coupled: set[tuple[str, str]] = set()
+    for k, node in enumerate(part.nodes[1:], 1):
+        size = math.prod(node.shape)
+        names = set[str]().union(*(reads[i] for i in node.inputs))
+        if isinstance(node.layer, NonlinearLayer):
+            coupled.update(itertools.combinations([str(k), *names], 2))
+            sizes[str(k)] = size
+            names = {str(k)}
         # Sums, concatenations and reshapes need no matrix of their own.
         moves = not isinstance(node.layer, LinearLayer) or isinstance(node.layer, MOVES)
-        if not moves and not can_be_written_out(size, sizes[node.inputs[0]]):
+        if not moves and not can_be_written_out(size, math.prod(part.nodes[node.inputs[0]].shape)):
             return None
-    return rows**3 / 3
+        reads.append(names)
+    coupled.update(itertools.combinations(reads[-1], 2))
+    written = sum(n**2 for n in sizes.values()) + sum(sizes[a] * sizes[b] for a, b in coupled)
+    return operations(dict(reversed(sizes.items())), coupled) if written <= _DENSE_ENTRIES else None
 
 
 def _by_norms(graph: Graph, plan: Plan) -> CertifiedPiece:

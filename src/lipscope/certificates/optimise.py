@@ -21,7 +21,7 @@ from .problem import Variable
 from .pullback import Feasibility, InputForm, Prepared, PullBack, Raw, start_ellipsoids
 
 _DENSE_SHARPNESS = (8.0, 32.0, 128.0, 512.0)
-_STARTS = (0.6, 0.7, 0.8, 1.0)
+_STARTS = (0.7, 0.8, 0.6, 1.0)
 _EIGENVALUES_BELOW = 100
 _SAMPLED = 26
 _STEP_OPERATIONS = 1e8

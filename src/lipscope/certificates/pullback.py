@@ -28,6 +28,9 @@ Raw = dict[str, Tensor]
 
 Blocks = dict[tuple[str, str], Tensor]
 
+_MARGIN = 1e-7
+"""T is taken a little smaller than it is: more than the proof's δ, which deep pieces would amplify."""
+
 
 @dataclass
 class InputForm:
@@ -349,7 +352,7 @@ class PullBack:
     ) -> bool:
         groups = min([own.shape[1], *(k.shape[1] for k in couplings.values())])
         own = regroup(own, groups)
-        full = (1.0 if v.taps else 2.0) * t.repeat(v.copies).reshape(1, groups, -1)
+        full = (1.0 if v.taps else 2.0) * (1 - _MARGIN) * t.repeat(v.copies).reshape(1, groups, -1)
         lower, info = torch.linalg.cholesky_ex(torch.diag_embed(full.to(self.dtype)) - own)
         if bool(info.any()):
             return False

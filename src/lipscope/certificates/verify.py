@@ -11,10 +11,11 @@ So if M = ρ|x|² − |y|² − Σ_k q_k is positive semidefinite as a quadratic
 holds. M is assembled block by block from the maps and their error bounds (`Enclosure`), every
 variable in units of about t^(−1/2) so that its entries are near 1, and a Cholesky factorisation of
 M − δI that runs to completion proves M ≽ 0; δ covers the errors of the maps, of the assembly and of
-the factorisation (`rounding.py`). A pooled output is bounded by a form that couples aliases,
+the factorisation (`rounding.py`, `elimination.py`). Variables are eliminated from the output back, so
+that ρ, on the input's rows, enters last. A pooled output is bounded by a form that couples aliases,
 made diagonal by weighted diagonal dominance: Q ≼ diag(Σ_b |Q_ab| q_b / q_a) for any q > 0.
 
-Only `problem.py`, `lattice.py` and `enclosure.py` are used: nothing of the optimiser.
+Only `problem.py`, `lattice.py`, `enclosure.py` and `elimination.py` are used: nothing of the optimiser.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from torch import Tensor
 
 from ..errors import CertificateError
 from ..rounding import COMPLEX_FACTOR, UNIT, gamma, up
+from .elimination import BlockMatrix, definite
 from .enclosure import Enclosure, frobenius
 from .problem import Form, Maps, PooledOutput, Problem, Reading, Variable, X
 
@@ -72,10 +74,12 @@ def prove(
     batch = max(1, _BATCH_ENTRIES // size**2)
     attempt = 0
     for blocks in torch.arange(problem.count).split(batch):
-        matrix, radius = _assemble(problem.maps(blocks), variables, scales, parameters)
-        while not _positive(
-            matrix, radius, _rho(proposal, attempt) * float(scales[X][0]) ** 2, problem.input.size
-        ):
+        matrix = _assemble(problem.maps(blocks), variables, scales, parameters)
+        units = float(scales[X][0]) ** 2
+        rest = matrix.reduced(matrix.margin(_rho(proposal, len(_SLACKS) - 1) * units))
+        if rest is None:
+            raise CertificateError("the multipliers are not feasible")
+        while not definite(rest, _rho(proposal, attempt) * units):
             # A larger ρ only adds to M, so the blocks proved before stay proved.
             attempt += 1
             if attempt == len(_SLACKS):
@@ -128,46 +132,14 @@ def _check_ellipsoids(h: Tensor, r: Tensor, corners: Tensor) -> None:
         raise CertificateError("an ellipsoid does not hold the selectors of its window")
 
 
-class _Assembly:
-    """Adds enclosed blocks into the matrices of a batch."""
-
-    def __init__(self, variables: list[Variable], maps: Maps) -> None:
-        ends = torch.tensor([0, *(v.size for v in variables)]).cumsum(0).tolist()
-        self.rows = {v.name: slice(a, b) for v, a, b in zip(variables, ends[:-1], ends[1:], strict=True)}
-        self.matrix = torch.zeros(maps.blocks, ends[-1], ends[-1], dtype=maps.dtype)
-        self.radius = torch.zeros(maps.blocks, dtype=torch.float64)
-
-    def identity(self, name: str) -> Enclosure:
-        """The identity of a variable, as 1×1 blocks."""
-        size = self.rows[name].stop - self.rows[name].start
-        return Enclosure.exact(torch.ones(len(self.matrix), size, 1, 1, dtype=self.matrix.dtype))
-
-    def add(self, row: str, column: str, block: Enclosure) -> None:
-        """Add a block, and its adjoint at the mirrored place if that is another."""
-        for at, there, term in ((row, column, block), (column, row, block.adjoint)):
-            groups, r, c = term.mid.shape[1:]
-            target = self.matrix[:, self.rows[at], self.rows[there]]
-            if r == c == 1:
-                target.diagonal(dim1=1, dim2=2).add_(term.mid[..., 0, 0])
-                self.radius += 2 * UNIT * frobenius(target)
-                groups = 0
-            for g in range(groups):
-                part = target[:, g * r : (g + 1) * r, g * c : (g + 1) * c]
-                part += term.mid[:, g]
-                # The sum so far is rounded once more.
-                self.radius += 2 * UNIT * frobenius(part)
-            self.radius += term.radius * (1 + gamma(8))
-            if row == column:
-                break
-
-
 def _assemble(
     maps: Maps, variables: list[Variable], scales: Mapping[str, Tensor], parameters: Parameters
-) -> tuple[Tensor, Tensor]:
-    """M without its ρ term, in scaled variables, and the bound of its error, for a batch of blocks."""
+) -> BlockMatrix:
+    """M without its ρ term, in scaled variables, for a batch of blocks."""
     copies = {v.name: v.copies for v in variables}
     columns = {name: scale.repeat(copies[name]) for name, scale in scales.items()}
-    assembly = _Assembly(variables, maps)
+    sizes = {v.name: v.size for v in reversed(variables)}
+    assembly = BlockMatrix(sizes, maps.blocks, maps.dtype)
 
     def scaled(form: Form, rows: Tensor | None) -> dict[str, Enclosure]:
         """The form's parts in scaled variables, its rows divided by those of the variable that reads it."""
@@ -192,10 +164,10 @@ def _assemble(
         _add_weighed(assembly, -torch.ones(1, rows, dtype=torch.float64), output)
     else:
         _add_weighed(assembly, -_pooled_weights(maps.pooled, parameters), scaled(maps.output, None))
-    return assembly.matrix, assembly.radius
+    return assembly
 
 
-def _add_slope(assembly: _Assembly, reading: Reading, weight: Tensor, u: Mapping[str, Enclosure]) -> None:
+def _add_slope(assembly: BlockMatrix, reading: Reading, weight: Tensor, u: Mapping[str, Enclosure]) -> None:
     """2c (ζ − αu)(ζ − βu), c = t·scale² and u in the units of ζ."""
     v = reading.variable
     alpha, beta = v.alpha.repeat(v.copies), v.beta.repeat(v.copies)
@@ -208,7 +180,7 @@ def _add_slope(assembly: _Assembly, reading: Reading, weight: Tensor, u: Mapping
 
 
 def _add_window(
-    assembly: _Assembly,
+    assembly: BlockMatrix,
     reading: Reading,
     weight: Tensor,
     u: Mapping[str, Enclosure],
@@ -248,7 +220,7 @@ def _add_window(
     _add_weighed(assembly, -weight[None], spread)
 
 
-def _add_weighed(assembly: _Assembly, weights: Tensor, parts: Mapping[str, Enclosure]) -> None:
+def _add_weighed(assembly: BlockMatrix, weights: Tensor, parts: Mapping[str, Enclosure]) -> None:
     """Σ wᴴVᴴ diag V w, real weights (F or 1, rows) that repeat where the maps have several taps a row."""
     names = list(parts)
     for i, a in enumerate(names):
@@ -277,19 +249,3 @@ def _pooled_weights(pooled: PooledOutput, parameters: Parameters) -> Tensor:
     ratio = ratio / ratio[..., :1]
     total = ((coupling + error) * ratio).sum(-1) * (1 + gamma(32))
     return total.flatten(1)
-
-
-def _positive(matrix: Tensor, radius: Tensor, added: float, inputs: int) -> bool:
-    """Whether M + added·I on the input's rows is proved positive semidefinite, for the whole batch."""
-    size = matrix.shape[-1]
-    shifted = matrix.clone()
-    diagonal = shifted.diagonal(dim1=-2, dim2=-1)
-    diagonal[:, :inputs] += added
-    trace = diagonal.real.abs().sum(-1)
-    # Backward error of the factorisation, of the shift itself and of the addition above.
-    # Only the lower triangle is read, so an error there counts twice.
-    delta = 1.5 * radius + COMPLEX_FACTOR * gamma(2 * size + 32) * trace
-    delta = delta * (1 + gamma(16))
-    diagonal -= delta[:, None]
-    info = torch.linalg.cholesky_ex(shifted).info
-    return bool(delta.isfinite().all()) and not bool(info.any())

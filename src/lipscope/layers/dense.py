@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 from torch.nn import functional
 
@@ -33,6 +34,10 @@ class Dense(LinearLayer):
 
     def multiplications(self, shape: Shape) -> int:
         return math.prod(shape) * self.weight.shape[1]
+
+    def matrix(self, shape: Shape) -> Tensor | None:
+        """W itself where the input is one vector."""
+        return self.weight.detach().to("cpu", torch.float64) if len(shape) == 1 else super().matrix(shape)
 
     def norm(self, shapes: Sequence[Shape]) -> float:
         """Certified spectral norm of W; tokens share it, since the operator is block diagonal."""
