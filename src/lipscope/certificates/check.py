@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 
+import torch
+
 from ..errors import CertificateError
 from ..graph import INPUT, Graph
 from ..progress import Progress, silent
@@ -68,8 +70,12 @@ def problem_of(part: Graph, piece: PieceRecord) -> Problem:
     """
     try:
         if piece.structure == "dense":
-            return DenseProblem(part)
-        return FourierProblem(part, None if piece.twist is None else tuple(piece.twist))
+            problem: Problem = DenseProblem(part)
+        else:
+            problem = FourierProblem(part, None if piece.twist is None else tuple(piece.twist))
+        # Whether every layer fits is seen as the maps are made.
+        problem.maps(torch.arange(0))
+        return problem
     except NoProblemError as error:
         raise CertificateError(f"{piece.first} has no certificate of structure {piece.structure}") from error
 

@@ -541,10 +541,15 @@ class FourierProblem(Problem):
         return levels
 
     def _output_pooling(self) -> int | None:
-        """The piece's last node, if it is a max pooling with a stride."""
-        layer = self.graph.nodes[self.last].layer
-        strided = isinstance(layer, MaxPool) and any(s > 1 for s in layer.windows.stride)
-        return self.last if strided else None
+        """The piece's last node, if it is a max pooling with a stride, and no steep activation is part of it."""
+        node = self.graph.nodes[self.last]
+        if not (isinstance(node.layer, MaxPool) and any(s > 1 for s in node.layer.windows.stride)):
+            return None
+        (before,) = node.inputs
+        steep = isinstance(self.graph.nodes[before].layer, Activation) and any(
+            float(end.abs().max()) > 1 for end in self._range(before)
+        )
+        return None if steep and self._followed_by_pooling(before) else self.last
 
     def _identity(self, name: str) -> Enclosure:
         channels, level = self._tensors[name]
@@ -586,8 +591,6 @@ class FourierProblem(Problem):
         width, before = self._channels(k), self.levels[self.graph.nodes[k].inputs[0]]
         offsets = _window_offsets(w)
         if k == self._output_pooling():
-            if abs(alpha) > 1 or abs(beta) > 1:
-                raise NoProblemError("a steep activation before the last pooling")
             self._pooled[k] = u, self._pooled_output(w, width, offsets, before)
             return u
         level = self.levels[k]
