@@ -235,6 +235,9 @@ def optimise_frequency(
     prepared = pull.prepare(sampled)
     with torch.no_grad():
         pull.evaluate(prepared, raw, starter=starter(), sharpness=20.0)
+    if not raw:
+        # A linear piece has nothing to optimise.
+        return Found({}, math.nan)
     _greedy(pull, prepared, raw, started + 0.3 * (deadline - started))
     # All blocks at once where a step stays cheap.
     batch = max(8, min(count, int(_STEP_OPERATIONS / pull.problem.block_size**3)))
