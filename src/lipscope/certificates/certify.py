@@ -221,13 +221,17 @@ def _optimised(problem: Problem, seconds: float, progress: Progress, place: str)
         passed = min(seconds, time.monotonic() - started)
         progress(f"certify: {place}", math.floor(10 * passed), math.floor(10 * seconds))
 
-    if isinstance(problem, DenseProblem):
-        pull = PullBack(problem, torch.float64)
-        start = optimise_dense(pull, deadline, only_start=True)
-        yield start
-        if time.monotonic() < deadline and start.raw:
-            yield optimise_dense(pull, deadline)
-    else:
-        found = optimise_frequency(PullBack(problem, torch.complex64), deadline, show)
-        yield finish_frequency(PullBack(problem, torch.complex128), found.raw)
+    try:
+        if isinstance(problem, DenseProblem):
+            pull = PullBack(problem, torch.float64)
+            start = optimise_dense(pull, deadline, only_start=True)
+            yield start
+            if time.monotonic() < deadline and start.raw:
+                yield optimise_dense(pull, deadline)
+        else:
+            found = optimise_frequency(PullBack(problem, torch.complex64), deadline, show)
+            yield finish_frequency(PullBack(problem, torch.complex128), found.raw)
+    except torch.linalg.LinAlgError:
+        # Numbers out of range, which no solver takes: nothing more is proposed.
+        pass
     progress(f"certify: {place}", math.floor(10 * seconds), math.floor(10 * seconds))
