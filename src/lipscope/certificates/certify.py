@@ -231,7 +231,7 @@ def _optimised(problem: Problem, seconds: float, progress: Progress, place: str)
         else:
             found = optimise_frequency(PullBack(problem, torch.complex64), deadline, show)
             yield finish_frequency(PullBack(problem, torch.complex128), found.raw)
-    except torch.linalg.LinAlgError:
+    except torch.linalg.LinAlgError:  # type: ignore[attr-defined]
         # Numbers out of range, which no solver takes: nothing more is proposed.
         pass
     progress(f"certify: {place}", math.floor(10 * seconds), math.floor(10 * seconds))
