@@ -463,6 +463,9 @@ def satisfies_the_constraints(reference: Reference, seed: int) -> None:
         inside = value[(..., *(slice(0, n) for n in true[k].shape[1:]))]
         assert torch.allclose(inside, true[k], rtol=1e-9, atol=1e-10), graph.nodes[k]
     for v in list(reference.variables.values())[1:]:
+        if v.corners is not None and isinstance(reference, Torus):
+            # A window outside the box selects nothing.
+            assert (v.corners == 0).all(1).any()
         broken = reference.constraint(v, z[v.name], read[v.name], held)
         size = 1 + float(held[f"{v.name}.t"].max()) * (1 + float(read[v.name].abs().max())) ** 2
         assert float(broken.max()) <= 1e-9 * size, v.name
@@ -508,7 +511,7 @@ def adversary(graph: Graph, seed: int, rounds: int = 3) -> float:
         for k, layer in graph.nonlinear().items():
             before, after = _passes(graph, slopes, right, left, k)
             if isinstance(layer, Activation):
-                alpha, beta = layer.slope_range
+                alpha, beta = torch.tensor(layer.slope_range, dtype=torch.float64)
                 slopes[k] = Diagonal(torch.where(before * after > 0, beta, alpha).unsqueeze(0))
             else:
                 assert isinstance(layer, MaxPool)
