@@ -92,7 +92,7 @@ class Certificate:
         parameters: list[dict[str, Tensor]] = [{} for _ in header.pieces]
         for key, tensor in tensors.items():
             number, _, name = key.partition(".")
-            if not number.isdigit() or int(number) >= len(parameters) or tensor.dtype != torch.float64:
+            if not number.isdecimal() or int(number) >= len(parameters) or tensor.dtype != torch.float64:
                 raise CertificateError(f"{path}: tensor {key} belongs to no piece")
             parameters[int(number)][name] = tensor
         return cls(header.fingerprint, header.pieces, parameters)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 
+import torch
+
 from ..errors import CertificateError
 from ..graph import INPUT, Graph
 from ..progress import Progress, silent
@@ -34,8 +36,12 @@ def verify(graph: Graph, certificate: Certificate, progress: Progress = silent) 
     cuts = graph.cuts()
     ends = [piece.end for piece in certificate.pieces]
     starts = [piece.start for piece in certificate.pieces]
-    if starts != [INPUT, *ends[:-1]] or ends[-1:] != cuts[-1:] or not set(ends) <= set(cuts):
+    # Were a piece to go back, the next would count a part twice, and a part that contracts must not be.
+    forward = ends == sorted(set(ends))
+    if starts != [INPUT, *ends[:-1]] or ends[-1:] != cuts[-1:] or not set(ends) <= set(cuts) or not forward:
         raise CertificateError("the pieces of the certificate do not cover the network")
+    if len(certificate.parameters) != len(certificate.pieces):
+        raise CertificateError("the certificate does not hold parameters for each of its pieces")
     bounds = []
     for number, piece in enumerate(certificate.pieces):
         bounds.append(_piece_bound(graph, piece, certificate.parameters[number], progress))
@@ -65,8 +71,12 @@ def problem_of(part: Graph, piece: CertifiedPiece) -> Problem:
     """
     try:
         if piece.structure == "dense":
-            return DenseProblem(part)
-        return FourierProblem(part, tuple(piece.twist or (0,) * (len(part.input_shape) - 1)))
+            problem: Problem = DenseProblem(part)
+        else:
+            problem = FourierProblem(part, None if piece.twist is None else tuple(piece.twist))
+        # Whether every layer fits is seen as the maps are made.
+        problem.maps(torch.arange(0))
+        return problem
     except NoProblemError as error:
         raise CertificateError(f"{piece.first} has no certificate of structure {piece.structure}") from error
 

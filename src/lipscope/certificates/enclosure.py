@@ -79,11 +79,14 @@ class Enclosure:
         return Enclosure(factor * self.mid, _outward(radius))
 
     def scaled_rows(self, factors: Tensor) -> Enclosure:
-        """Rows multiplied by real `factors` (r·g,), in the order of the whole matrix."""
+        """Rows multiplied by real `factors` (r·g,), in the order of the whole matrix.
+
+        Each factor may be off by two roundings of its own.
+        """
         count, g, r, _ = self.mid.shape
         rows = factors.reshape(1, g, r, 1)
         scaled = self.mid * rows
-        radius = self.radius * float(factors.abs().max()) + 2 * UNIT * frobenius(scaled)
+        radius = self.radius * float(factors.abs().max()) + 4 * UNIT * frobenius(scaled)
         return Enclosure(scaled, _outward(radius.expand(count)))
 
     def scaled_columns(self, factors: Tensor) -> Enclosure:

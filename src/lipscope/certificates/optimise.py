@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from .problem import Variable
-from .pullback import Feasibility, InputForm, Prepared, PullBack, Raw, start_ellipsoids
+from .pullback import Feasibility, InputForm, Prepared, PullBack, Raw, orthonormal, start_ellipsoids
 
 _DENSE_SHARPNESS = (8.0, 32.0, 128.0, 512.0)
 _STARTS = (0.7, 0.8, 0.6, 1.0)
@@ -43,7 +43,7 @@ def largest_eigenvalue(x: Tensor) -> float:
     generator = torch.Generator().manual_seed(0)
     v = torch.randn(*x.shape[:-1], 8, generator=generator).to(x.dtype)
     for _ in range(24):
-        v = torch.linalg.qr(x @ v)[0]
+        v = orthonormal(x @ v)
     return 1.01 * float(torch.linalg.eigvalsh(v.mH @ (x @ v))[..., -1].max())
 
 
@@ -235,6 +235,9 @@ def optimise_frequency(
     prepared = pull.prepare(sampled)
     with torch.no_grad():
         pull.evaluate(prepared, raw, starter=starter(), sharpness=20.0)
+    if not raw:
+        # A linear piece has nothing to optimise.
+        return Found({}, math.nan)
     _greedy(pull, prepared, raw, started + 0.3 * (deadline - started))
     # All blocks at once where a step stays cheap.
     batch = max(8, min(count, int(_STEP_OPERATIONS / pull.problem.block_size**3)))
@@ -281,7 +284,7 @@ class _Vectors:
     def refined(self, form: InputForm, blocks: Tensor, steps: int = 2) -> Tensor:
         v = self.store[blocks]
         for _ in range(steps if bool(self.seen[blocks].all()) else max(8, steps)):
-            v = torch.linalg.qr(form.apply(v))[0]
+            v = orthonormal(form.apply(v))
         _, turn = torch.linalg.eigh(v.mH @ form.apply(v))
         turned: Tensor = v @ turn
         self.store[blocks], self.seen[blocks] = turned, True

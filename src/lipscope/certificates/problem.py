@@ -22,6 +22,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from fractions import Fraction
 
 import torch
 from torch import Tensor
@@ -34,7 +35,7 @@ from ..layers.max_pool import MaxPool
 from ..layers.merge import Concatenation, Stack, Sum
 from ..layers.reshape import Permute, Reshape
 from ..windows import Windows
-from .enclosure import Enclosure, regroup
+from .enclosure import Enclosure, frobenius, regroup
 from .lattice import Lattice, Level
 
 X = "x"
@@ -95,6 +96,11 @@ class WindowReader(ABC):
         taps = self.read(u)
         r = r.repeat(taps.shape[3] // len(r), 1, 1).to(u.dtype)
         return torch.einsum("cst,fgtcn->fgscn", r, taps).flatten(2, 3)
+
+    @property
+    @abstractmethod
+    def terms(self) -> int:
+        """How many products one entry of `read` sums up."""
 
     @abstractmethod
     def relative_error(self) -> float:
@@ -275,6 +281,10 @@ class _Gather(WindowReader):
         taken = regroup(u, 1)[:, 0][:, self.cells] * self.present.to(u.dtype).unsqueeze(-1)
         return taken.unsqueeze(1)
 
+    @property
+    def terms(self) -> int:
+        return 1
+
     def relative_error(self) -> float:
         return 0.0
 
@@ -368,7 +378,7 @@ class DenseProblem(Problem):
             raise NoProblemError(f"{self.graph.nodes[k].place} is too large to be written out")
         known = Enclosure.exact(matrix[None, None])
         if layer.entry_error:
-            radius = 2 * layer.entry_error * matrix.norm().reshape(1) * (1 + 1e-9)
+            radius = 2 * layer.entry_error * frobenius(matrix[None]) * (1 + 1e-9)
             known = replace(known, radius=radius)
         parts = {name: known if part is None else known @ part for name, part in inputs[0].parts.items()}
         return Form(parts)
@@ -424,6 +434,10 @@ class _Folded(WindowReader):
         rows = mixed @ split.permute(0, 1, 2, 4, 3, 5)
         return rows.permute(0, 1, 4, 2, 3, 5).flatten(2, 4)
 
+    @property
+    def terms(self) -> int:
+        return self.phases.shape[2]
+
     def relative_error(self) -> float:
         # Each of the s^d·taps phases is within 64u after division by √s^d; the error's norm is below their sum.
         return 64 * 2.0**-53 * self.phases.shape[2] * self.phases.shape[3]
@@ -440,7 +454,10 @@ class FourierProblem(Problem):
 
     def __init__(self, graph: Graph, twist: tuple[int, ...] | None = None) -> None:
         super().__init__(graph)
-        self.twist = twist
+        dims = max(0, len(graph.input_shape) - 1)
+        self.twist = (0,) * dims if twist is None else twist
+        if len(self.twist) != dims or not set(self.twist) <= {0, 1}:
+            raise NoProblemError(f"a twist of {list(self.twist)} for {dims} dimensions")
         self.lattice: Lattice
         self.filters: dict[int, Filter] = {}
         self.levels = self._levels()
@@ -476,7 +493,7 @@ class FourierProblem(Problem):
         if dims < 1:
             raise NoProblemError("the piece's input has no space")
         # Spacing of cells in units of the input's: coarser by each stride, finer by each transposed one.
-        spacing: dict[int, tuple[float, ...]] = {INPUT: (1.0,) * dims}
+        spacing: dict[int, tuple[Fraction, ...]] = {INPUT: (Fraction(1),) * dims}
         needs: list[tuple[int, tuple[int, ...]]] = [(INPUT, graph.input_shape[1:])]
         pooled = self._output_pooling()
         for k, node in enumerate(graph.nodes):
@@ -521,9 +538,10 @@ class FourierProblem(Problem):
                 raise NoProblemError(f"{node.place} is not translation-invariant")
             needs.append((k, node.shape[1:]))
         coarsest = tuple(max(s[d] for s in spacing.values()) for d in range(dims))
-        levels = {
-            k: tuple(round(c / h) for c, h in zip(coarsest, here, strict=True)) for k, here in spacing.items()
-        }
+        finer = {k: tuple(c / h for c, h in zip(coarsest, here, strict=True)) for k, here in spacing.items()}
+        if any(ratio.denominator != 1 for ratios in finer.values() for ratio in ratios):
+            raise NoProblemError("the strides of the branches do not nest")
+        levels = {k: tuple(int(ratio) for ratio in ratios) for k, ratios in finer.items()}
         ordered = sorted(set(levels.values()), key=math.prod)
         for coarse, fine in itertools.pairwise(ordered):
             if any(b % a for a, b in zip(coarse, fine, strict=True)):
@@ -535,14 +553,19 @@ class FourierProblem(Problem):
             layer = graph.nodes[pooled].layer
             assert isinstance(layer, MaxPool)
             base = tuple(-(-n // s) * s for n, s in zip(base, layer.windows.stride, strict=True))
-        self.lattice = Lattice(base, tuple(ordered), self.twist or (0,) * dims)
+        self.lattice = Lattice(base, tuple(ordered), self.twist)
         return levels
 
     def _output_pooling(self) -> int | None:
-        """The piece's last node, if it is a max pooling with a stride."""
-        layer = self.graph.nodes[self.last].layer
-        strided = isinstance(layer, MaxPool) and any(s > 1 for s in layer.windows.stride)
-        return self.last if strided else None
+        """The piece's last node, if it is a max pooling with a stride, and no steep activation is part of it."""
+        node = self.graph.nodes[self.last]
+        if not (isinstance(node.layer, MaxPool) and any(s > 1 for s in node.layer.windows.stride)):
+            return None
+        (before,) = node.inputs
+        steep = isinstance(self.graph.nodes[before].layer, Activation) and any(
+            float(end.abs().max()) > 1 for end in self._range(before)
+        )
+        return None if steep and self._followed_by_pooling(before) else self.last
 
     def _identity(self, name: str) -> Enclosure:
         channels, level = self._tensors[name]
@@ -584,8 +607,6 @@ class FourierProblem(Problem):
         width, before = self._channels(k), self.levels[self.graph.nodes[k].inputs[0]]
         offsets = _window_offsets(w)
         if k == self._output_pooling():
-            if abs(alpha) > 1 or abs(beta) > 1:
-                raise NoProblemError("a steep activation before the last pooling")
             self._pooled[k] = u, self._pooled_output(w, width, offsets, before)
             return u
         level = self.levels[k]

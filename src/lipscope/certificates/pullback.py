@@ -94,7 +94,7 @@ class Feasibility:
             scaled = root * x * root.mT
             v = self._warm(variable, blocks, scaled)
             for _ in range(self.steps):
-                v = torch.linalg.qr(scaled @ v)[0]
+                v = orthonormal(scaled @ v)
             _, turn = torch.linalg.eigh(v.mH @ (scaled @ v))
             v = v @ turn
             self.store[variable.name][blocks] = v
@@ -362,6 +362,12 @@ class PullBack:
         }
         self._add_gram(1.0, None, solved, forms, factors)
         return True
+
+
+def orthonormal(x: Tensor) -> Tensor:
+    """Orthonormal columns that span those of x; columns that underflow made NaN start anew from nothing."""
+    q: Tensor = torch.linalg.qr(x)[0]
+    return torch.where(q.isfinite(), q, 0)
 
 
 def start_ellipsoids(name: str, width: int, corners: Tensor) -> Raw:

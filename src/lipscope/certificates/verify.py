@@ -21,7 +21,7 @@ Only `problem.py`, `lattice.py`, `enclosure.py` and `elimination.py` are used: n
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -60,10 +60,8 @@ def prove(
     Raises:
         CertificateError: the parameters prove nothing near the proposal.
     """
-    parameters = {key: value.to(torch.float64) for key, value in parameters.items()}
     variables = problem.variables
-    for variable in variables[1:]:
-        _check(variable, parameters)
+    parameters = _checked(variables[1:], problem.maps(torch.arange(0)).pooled, parameters)
     if not (math.isfinite(proposal) and proposal > 0):
         raise CertificateError(f"no certificate: {proposal} was proposed")
     scales = {X: _power_of_two(torch.tensor([1 / math.sqrt(proposal)]).to(torch.float64))}
@@ -100,13 +98,36 @@ def _power_of_two(x: Tensor) -> Tensor:
     return torch.exp2(exponents)
 
 
-def _check(variable: Variable, parameters: Parameters) -> None:
-    t = parameters[f"{variable.name}.t"]
-    if t.shape != (variable.width,) or not bool(((t > 0) & t.isfinite()).all()):
-        raise CertificateError(f"multipliers of layer {variable.name} are not positive numbers")
-    if variable.corners is not None:
-        h, r = parameters[f"{variable.name}.h"], parameters[f"{variable.name}.r"]
-        _check_ellipsoids(h, r, variable.corners)
+def _checked(
+    variables: Sequence[Variable], pooled: PooledOutput | None, parameters: Parameters
+) -> dict[str, Tensor]:
+    """The parameters in float64, if they are those of the piece and every constraint they scale holds."""
+    shapes: dict[str, tuple[int, ...]] = {}
+    for v in variables:
+        shapes[f"{v.name}.t"] = (v.width,)
+        if v.corners is not None:
+            shapes |= {f"{v.name}.h": (v.width, v.taps), f"{v.name}.r": (v.width, v.taps, v.taps)}
+    if pooled is not None:
+        shapes |= {"output.r": (pooled.width, pooled.taps, pooled.taps)}
+        shapes |= {"output.q": (pooled.width, pooled.cells)}
+    if {key: tuple(value.shape) for key, value in parameters.items()} != shapes:
+        raise CertificateError("the certificate's parameters are not those of the piece")
+    if any(value.is_complex() for value in parameters.values()):
+        raise CertificateError("the certificate's parameters are not real numbers")
+    parameters = {key: value.to("cpu", torch.float64) for key, value in parameters.items()}
+    for v in variables:
+        t = parameters[f"{v.name}.t"]
+        if not bool(((t > 0) & t.isfinite()).all()):
+            raise CertificateError(f"multipliers of layer {v.name} are not positive numbers")
+        if v.corners is not None:
+            _check_ellipsoids(parameters[f"{v.name}.h"], parameters[f"{v.name}.r"], v.corners)
+    if pooled is not None:
+        r, q = parameters["output.r"], parameters["output.q"]
+        if not bool(((q > 0) & q.isfinite()).all()):
+            raise CertificateError("the weights of the pooled output are not positive numbers")
+        every_tap = torch.eye(pooled.taps, dtype=torch.float64)
+        _check_ellipsoids(r.new_zeros(pooled.width, pooled.taps), r, every_tap)
+    return parameters
 
 
 def _check_ellipsoids(h: Tensor, r: Tensor, corners: Tensor) -> None:
@@ -115,8 +136,6 @@ def _check_ellipsoids(h: Tensor, r: Tensor, corners: Tensor) -> None:
     Equivalent to [1, (v − h)ᵀ; v − h, RᵀR] ≽ 0, proved by Cholesky of it less a margin.
     """
     width, taps = h.shape
-    if r.shape != (width, taps, taps):
-        raise CertificateError("an ellipsoid has the wrong shape")
     points = corners[None] - h[:, None]
     gram = r.mT @ r
     bordered = gram.new_zeros(width, len(corners), taps + 1, taps + 1)
@@ -208,11 +227,11 @@ def _add_window(
         largest = float(inverse.max())
         reading_error = (
             reader.relative_error() * (frobenius(part.mid) + part.radius)
-            + COMPLEX_FACTOR * gamma(4096) * frobenius(part.mid) * math.sqrt(v.taps)
+            + COMPLEX_FACTOR * gamma(reader.terms + 8) * frobenius(part.mid) * math.sqrt(v.taps)
             + part.radius * math.sqrt(v.taps)
         ) * largest
         for target, computed, matrix in ((centre, mean, h), (spread, mixed, r)):
-            size = up(float(matrix.flatten(1).square().sum(1).max().sqrt()), 2 * v.taps**2)
+            size = float(frobenius(matrix).max())
             error = size * (reading_error + COMPLEX_FACTOR * gamma(v.taps + 4) * norm)
             enclosed = Enclosure(computed, error * (1 + gamma(64)) + 1e-200)
             target[name] = enclosed.scaled(-1.0) if target is centre else enclosed
@@ -221,25 +240,25 @@ def _add_window(
 
 
 def _add_weighed(assembly: BlockMatrix, weights: Tensor, parts: Mapping[str, Enclosure]) -> None:
-    """Σ wᴴVᴴ diag V w, real weights (F or 1, rows) that repeat where the maps have several taps a row."""
+    """Σ wᴴVᴴ diag V w, real weights (F or 1, rows) that repeat where the maps have several taps a row.
+
+    Each weight may be off by two roundings of its own.
+    """
     names = list(parts)
     for i, a in enumerate(names):
         groups, rows = parts[a].mid.shape[1:3]
         factors = weights.reshape(len(weights), groups, -1)
         factors = factors.repeat(1, 1, rows // factors.shape[-1]).unsqueeze(-1)
         weighed = parts[a].mid * factors
-        radius = parts[a].radius * float(factors.abs().max()) + 2 * UNIT * frobenius(weighed)
+        radius = parts[a].radius * float(factors.abs().max()) + 4 * UNIT * frobenius(weighed)
         enclosed = Enclosure(weighed, radius * (1 + gamma(8)))
         for b in names[i:]:
             assembly.add(a, b, enclosed.adjoint @ parts[b])
 
 
 def _pooled_weights(pooled: PooledOutput, parameters: Parameters) -> Tensor:
-    """Weights m (F, g·width) with Σ_windows uᵀBu ≤ Σ m |û|², rounded up; B = RᵀR is checked to hold every tap."""
+    """Weights m (F, g·width) with Σ_windows uᵀBu ≤ Σ m |û|², rounded up; `_checked`: B = RᵀR holds every tap."""
     r, q = parameters["output.r"], parameters["output.q"]
-    if not bool(((q > 0) & q.isfinite()).all()) or q.shape != (pooled.width, pooled.cells):
-        raise CertificateError("the weights of the pooled output are not positive numbers")
-    _check_ellipsoids(r.new_zeros(pooled.width, pooled.taps), r, torch.eye(pooled.taps, dtype=torch.float64))
     mixed = torch.einsum("cst,fgit->fgcis", r.to(pooled.phases.dtype), pooled.phases)
     coupling = torch.einsum("fgcs,fgcis->fgci", mixed[..., 0, :].conj(), mixed).abs()
     sizes = mixed.abs().square().sum(-1)
