@@ -97,6 +97,10 @@ def bracket(
         raise DataError(
             f"the ball's centre has shape {tuple(over.center.shape)}, the input {graph.input_shape}"
         )
+    if over is not None and not over.radius >= 0:
+        raise DataError(f"the ball's radius is {over.radius}; it must not be negative")
+    if over is not None and not bool(over.center.isfinite().all()):
+        raise DataError("the ball's centre holds a NaN or an infinity")
     request = _Request(graph, norm, over, effort, seconds, search, seed)
 
     def run(stages: Stages) -> Bracket:
