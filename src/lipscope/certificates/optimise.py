@@ -289,10 +289,6 @@ class _Vectors:
 def _greedy(pull: PullBack, prepared: Prepared, raw: Raw, deadline: float) -> None:
     """From the output back: each variable's parameters minimise λ_max of the form on the one before it."""
     names = [v.name for v in pull.variables]
-    owners = {
-        name: [key for key in raw if key.split(".l")[0].split(".h")[0].split(".c")[0] == name]
-        for name in [*names, "output"]
-    }
     stages = list(reversed(names[1:]))
     feasibility = Feasibility(pull.problem.count)
     share = (deadline - time.monotonic()) / max(1, len(stages))
@@ -356,7 +352,7 @@ def adam(
         passed = (now - started) / max(deadline - started, 1e-9)
         if steps is not None:
             passed = max(passed, step / steps)
-        value, gradient = objective(x)
+        _, gradient = objective(x)
         if gradient is None:
             # Back half a step, and shorter from here on.
             rate *= 0.9
