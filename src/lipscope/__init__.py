@@ -6,6 +6,8 @@ Certified from above, attained from below, and effectively on your data:
     result = lipscope.analyze(module, data)
     result.lower, result.upper
 
+    bracket = lipscope.bracket(module, (3, 32, 32))      # without data; also over a ball, in other norms
+
 The pieces alone: `from_torch` imports a module as a graph; `analytical`, `local`, `empirical`,
 `mean_slopes` and `effective` compute one quantity each; `linearize` and `spectral_norm` give the
 Jacobian operator and its norm. Names are imported on first use, so `import lipscope` is cheap.
@@ -20,6 +22,8 @@ from ._version import __version__
 
 if TYPE_CHECKING:
     from .analysis import Options, analyze
+    from .brackets import BallOptions, bracket
+    from .certificates import Certificate, certify, verify
     from .data import ImagePreprocessing, Samples, load_samples
     from .errors import (
         CertificateError,
@@ -35,18 +39,23 @@ if TYPE_CHECKING:
     from .quantities import (
         MeanSlopes,
         analytical,
+        ascent,
+        ball,
         effective,
         empirical,
         evaluate_pair,
+        exact,
         local,
         mean_slopes,
         scalar_slopes,
     )
-    from .results import Result
+    from .results import Bracket, Result
     from .spectral import SpectralNorm, spectral_norm
 
 _HOMES = {
     "analysis": ("Options", "analyze"),
+    "brackets": ("BallOptions", "bracket"),
+    "certificates": ("Certificate", "certify", "verify"),
     "data": ("ImagePreprocessing", "Samples", "load_samples"),
     "errors": (
         "CertificateError",
@@ -62,19 +71,25 @@ _HOMES = {
     "quantities": (
         "MeanSlopes",
         "analytical",
+        "ascent",
+        "ball",
         "effective",
         "empirical",
         "evaluate_pair",
+        "exact",
         "local",
         "mean_slopes",
         "scalar_slopes",
     ),
-    "results": ("Result",),
+    "results": ("Bracket", "Result"),
     "spectral": ("SpectralNorm", "spectral_norm"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = [
+    "BallOptions",
+    "Bracket",
+    "Certificate",
     "CertificateError",
     "DataError",
     "Graph",
@@ -93,9 +108,14 @@ __all__ = [
     "__version__",
     "analytical",
     "analyze",
+    "ascent",
+    "ball",
+    "bracket",
+    "certify",
     "effective",
     "empirical",
     "evaluate_pair",
+    "exact",
     "from_torch",
     "linearize",
     "load_model",
@@ -104,6 +124,7 @@ __all__ = [
     "mean_slopes",
     "scalar_slopes",
     "spectral_norm",
+    "verify",
 ]
 
 
