@@ -65,6 +65,20 @@ def _options(
     pass
 
 
+State = Annotated[Path | None, typer.Option(help="Weights to load: a .safetensors, .pt or .pth state dict.")]
+Effort = Annotated[
+    Literal["none", "fast", "balanced", "tight"],
+    typer.Option(help="How long is spent on the certificate: about 20 s, 4 min or 20 min at full size."),
+]
+Seconds = Annotated[
+    float | None,
+    typer.Option(
+        help="Time to optimise the certificate, instead of the effort's own; proofs come on top.", min=0
+    ),
+]
+Seed = Annotated[int, typer.Option(help="Seed of all random choices.")]
+
+
 @app.command()
 def analyze(
     model: Annotated[
@@ -88,9 +102,7 @@ def analyze(
             "Default: a folder under runs/ named after model, data and options."
         ),
     ] = None,
-    state: Annotated[
-        Path | None, typer.Option(help="Weights to load: a .safetensors, .pt or .pth state dict.")
-    ] = None,
+    state: State = None,
     input_shape: Annotated[
         str | None,
         typer.Option(help="Per-sample input shape, such as 3x224x224. Default: the model's or the data's."),
@@ -112,23 +124,15 @@ def analyze(
     pairs: Annotated[
         int, typer.Option(help="Random pairs of samples behind the secant slopes.", min=1)
     ] = 10_000,
-    effort: Annotated[
-        Literal["none", "fast", "balanced", "tight"],
-        typer.Option(help="How long is spent on the certificate: about 20 s, 4 min or 20 min at full size."),
-    ] = "balanced",
-    seconds: Annotated[
-        float | None,
-        typer.Option(
-            help="Time to optimise the certificate, instead of the effort's own; proofs come on top.", min=0
-        ),
-    ] = None,
+    effort: Effort = "balanced",
+    seconds: Seconds = None,
     tolerance: Annotated[
         float, typer.Option(help="Relative accuracy of Lip(x) at each sample.", min=1e-12, max=0.5)
     ] = 1e-3,
     batch_size: Annotated[
         int, typer.Option(help="Samples treated at once; memory grows with it.", min=1)
     ] = 16,
-    seed: Annotated[int, typer.Option(help="Seed of all random choices.")] = 0,
+    seed: Seed = 0,
     device: Annotated[
         str, typer.Option(help="Where the estimates are computed: cpu, cuda, cuda:1, mps.")
     ] = "cpu",
@@ -182,14 +186,8 @@ def certify(
     ] = None,
     ball_norm: Annotated[Literal["2", "inf"], typer.Option(help="The norm of the ball.")] = "2",
     norm: Annotated[Literal["2", "1", "inf"], typer.Option(help="The norm ℓ_q of inputs and outputs.")] = "2",
-    effort: Annotated[
-        Literal["none", "fast", "balanced", "tight"],
-        typer.Option(help="How long is spent: about 20 s, 4 min or 20 min at full size."),
-    ] = "balanced",
-    seconds: Annotated[
-        float | None,
-        typer.Option(help="Time to optimise the certificate, instead of the effort's own.", min=0),
-    ] = None,
+    effort: Effort = "balanced",
+    seconds: Seconds = None,
     exact: Annotated[
         bool | None,
         typer.Option(
@@ -203,13 +201,11 @@ def certify(
             help="Run folder for bracket.json, the certificate and the witnesses. Default: a folder under runs/."
         ),
     ] = None,
-    state: Annotated[
-        Path | None, typer.Option(help="Weights to load: a .safetensors, .pt or .pth state dict.")
-    ] = None,
+    state: State = None,
     input_shape: Annotated[
         str | None, typer.Option(help="Per-sample input shape, such as 3x224x224. Default: the model's.")
     ] = None,
-    seed: Annotated[int, typer.Option(help="Seed of all random choices.")] = 0,
+    seed: Seed = 0,
 ) -> None:
     """Bracket a network's Lipschitz constant without data: certified from above, attained from below.
 
@@ -296,9 +292,7 @@ def report(
 def verify(
     run: Annotated[Path, typer.Argument(help="A run folder, your own or one that somebody sent you.")],
     model: Annotated[str, typer.Argument(help="The network it is claimed of, as for `analyze`.")],
-    state: Annotated[
-        Path | None, typer.Option(help="Weights to load: a .safetensors, .pt or .pth state dict.")
-    ] = None,
+    state: State = None,
     input_shape: Annotated[
         str | None, typer.Option(help="Per-sample input shape. Default: the one the run states.")
     ] = None,

@@ -50,12 +50,33 @@ class Sum(LinearLayer):
         return self.lipschitz(bounds, shapes)
 
 
+class SideBySide(LinearLayer):
+    """The inputs as orthogonal parts of one tensor."""
+
+    moves_only = True
+
+    def norm(self, shapes: Sequence[Shape]) -> float:
+        return 1.0
+
+    def lipschitz(self, bounds: Sequence[float], shapes: Sequence[Shape]) -> float:
+        """√ΣLᵢ²: the parts are orthogonal."""
+        return up_hypot(*bounds)
+
+    def output_range(self, inputs: Sequence[Range], shapes: Sequence[Shape]) -> Range:
+        return min(low for low, _ in inputs), max(high for _, high in inputs)
+
+    def lipschitz_in(self, norm: Norm, bounds: Sequence[float], shapes: Sequence[Shape]) -> float:
+        """(ΣLᵢ^q)^{1/q}: their sum for q = 1, the largest for q = ∞."""
+        if norm == "2":
+            return self.lipschitz(bounds, shapes)
+        return up_sum(*bounds) if norm == "1" else max(bounds)
+
+
 @dataclass(eq=False)
-class Concatenation(LinearLayer):
+class Concatenation(SideBySide):
     """The inputs side by side along the per-sample `axis`; `widths` are their sizes there."""
 
     kind = "concatenation"
-    moves_only = True
     axis: int
     widths: tuple[int, ...]
 
@@ -65,29 +86,12 @@ class Concatenation(LinearLayer):
     def transpose(self, u: Tensor) -> tuple[Tensor, ...]:
         return torch.split(u, list(self.widths), self.axis + 1)
 
-    def norm(self, shapes: Sequence[Shape]) -> float:
-        return 1.0
-
-    def lipschitz(self, bounds: Sequence[float], shapes: Sequence[Shape]) -> float:
-        """√ΣLᵢ²: the parts are orthogonal."""
-        return up_hypot(*bounds)
-
-    def output_range(self, inputs: Sequence[Range], shapes: Sequence[Shape]) -> Range:
-        return min(low for low, _ in inputs), max(high for _, high in inputs)
-
-    def lipschitz_in(self, norm: Norm, bounds: Sequence[float], shapes: Sequence[Shape]) -> float:
-        """(ΣLᵢ^q)^{1/q}: their sum for q = 1, the largest for q = ∞."""
-        if norm == "2":
-            return self.lipschitz(bounds, shapes)
-        return up_sum(*bounds) if norm == "1" else max(bounds)
-
 
 @dataclass(eq=False)
-class Stack(LinearLayer):
+class Stack(SideBySide):
     """The inputs, of one shape, side by side along a new per-sample `axis`."""
 
     kind = "stack"
-    moves_only = True
     axis: int = 0
 
     def apply(self, *vs: Tensor) -> Tensor:
@@ -95,22 +99,6 @@ class Stack(LinearLayer):
 
     def transpose(self, u: Tensor) -> tuple[Tensor, ...]:
         return u.unbind(self.axis + 1)
-
-    def norm(self, shapes: Sequence[Shape]) -> float:
-        return 1.0
-
-    def lipschitz(self, bounds: Sequence[float], shapes: Sequence[Shape]) -> float:
-        """√ΣLᵢ²: the parts are orthogonal."""
-        return up_hypot(*bounds)
-
-    def output_range(self, inputs: Sequence[Range], shapes: Sequence[Shape]) -> Range:
-        return min(low for low, _ in inputs), max(high for _, high in inputs)
-
-    def lipschitz_in(self, norm: Norm, bounds: Sequence[float], shapes: Sequence[Shape]) -> float:
-        """(ΣLᵢ^q)^{1/q}: their sum for q = 1, the largest for q = ∞."""
-        if norm == "2":
-            return self.lipschitz(bounds, shapes)
-        return up_sum(*bounds) if norm == "1" else max(bounds)
 
 
 @torch_rule("aten.add.Tensor", "aten.sub.Tensor", "aten.add.Scalar", "aten.sub.Scalar", "aten.rsub.Scalar")
