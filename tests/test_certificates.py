@@ -25,9 +25,10 @@ from hypothesis import strategies as st
 from hypothesis.strategies import DrawFn
 from torch import Tensor, nn
 
-from lipscope.certificates import Certificate, PieceRecord, certify, improve, verify
+from lipscope.certificates import Certificate, certify, improve, verify
 from lipscope.certificates.certify import _optimised
 from lipscope.certificates.check import constant, problem_of
+from lipscope.certificates.elimination import BlockMatrix
 from lipscope.certificates.enclosure import Enclosure, frobenius, regroup
 from lipscope.certificates.lattice import Lattice
 from lipscope.certificates.optimise import Found
@@ -54,6 +55,7 @@ from lipscope.layers.max_pool import MaxPool
 from lipscope.layers.merge import Concatenation, Sum
 from lipscope.progress import silent
 from lipscope.quantities.analytical import analytical
+from lipscope.results import CertifiedPiece
 from lipscope.slopes import Diagonal, Selector, Slope
 from strategies import (
     AVERAGE,
@@ -171,6 +173,19 @@ TWISTS = st.tuples(*[st.integers(0, 1)] * 3)
 # ---- real-space references --------------------------------------------------------------------------
 
 
+def written_out(blocks: BlockMatrix, variables: Sequence[Variable]) -> tuple[Tensor, Tensor]:
+    """A block matrix as whole matrices (F, n, n), variables in the order given, and its radius."""
+    ends = list(itertools.accumulate((v.size for v in variables), initial=0))
+    rows = {v.name: slice(a, b) for v, a, b in zip(variables, ends, ends[1:], strict=False)}
+    whole = torch.zeros(blocks.batch, ends[-1], ends[-1], dtype=blocks.dtype)
+    for (a, b), block in blocks.blocks.items():
+        dense = regroup(block, 1)[:, 0]
+        whole[:, rows[a], rows[b]] = dense
+        if a != b:
+            whole[:, rows[b], rows[a]] = dense.mH
+    return whole, blocks.radius
+
+
 class Reference:
     """A problem in real space: `walk` computes what every variable reads, given any values of the variables."""
 
@@ -251,7 +266,7 @@ class Reference:
     def assembled(self, z: Arrays, held: Parameters, scales: Arrays) -> tuple[float, float]:
         """The quadratic form of M (less its ρ term) at z, and a scale of its rounding."""
         variables = list(self.variables.values())
-        matrix, radius = _assemble(self.maps, variables, scales, held)
+        matrix, radius = written_out(_assemble(self.maps, variables, scales, held), variables)
         parts = [self.blocks(v.name, z[v.name]) / scales[v.name].repeat(v.copies) for v in variables]
         w = torch.cat(parts, 1).to(matrix.dtype)
         values = (w.conj() * (matrix @ w.unsqueeze(-1))[..., 0]).sum(1).real
@@ -876,7 +891,7 @@ def test_what_is_proved_is_nearly_all_that_the_multipliers_prove(net: str, struc
             prove(problem, held, rho * factor)
     scales = {v.name: torch.ones(v.width, dtype=torch.float64) for v in problem.variables}
     maps = problem.maps(torch.arange(problem.count))
-    matrix, radius = _assemble(maps, problem.variables, scales, held)
+    matrix, radius = written_out(_assemble(maps, problem.variables, scales, held), problem.variables)
     assert float(radius.max()) <= 1e-10 * float(matrix.abs().max())
     inputs = range(problem.input.size)
     matrix[:, inputs, inputs] += rho
@@ -967,7 +982,7 @@ def certificate_of(net: str, structure: str) -> Certificate:
     """A whole certificate of one quadratic piece, made by hand."""
     _, held, rho = proof(net, structure)
     graph = NETS[net]
-    piece = PieceRecord(
+    piece = CertifiedPiece(
         start=0, end=len(graph.nodes) - 1, first="a", last="b", structure=structure,
         bound=constant(rho), product=9.0, rho=rho, twist=[1] if structure == "frequency" else None,
     )  # fmt: skip
@@ -1024,7 +1039,7 @@ def test_pieces_must_go_forward() -> None:
 
     def by_norms(*ends: int) -> Certificate:
         pieces = [
-            PieceRecord(start=a, end=b, first="", last="", structure="norms", bound=1.0, product=1.0)
+            CertifiedPiece(start=a, end=b, first="", last="", structure="norms", bound=1.0, product=1.0)
             for a, b in itertools.pairwise(ends)
         ]
         return Certificate(graph.fingerprint(), pieces, [{} for _ in pieces])
@@ -1045,7 +1060,7 @@ def test_ends_that_are_no_cuts_are_refused() -> None:
     built = graph.build()
     assert built.cuts() == [0, 3]
     pieces = [
-        PieceRecord(start=a, end=b, first="", last="", structure="norms", bound=1.0, product=1.0)
+        CertifiedPiece(start=a, end=b, first="", last="", structure="norms", bound=1.0, product=1.0)
         for a, b in ((0, 1), (1, 3))
     ]
     with pytest.raises(CertificateError):
@@ -1186,6 +1201,6 @@ def test_a_not_a_number_in_a_weight_proves_nothing() -> None:
 
 def test_a_record_of_a_piece_that_does_not_fit_is_refused() -> None:
     graph = Graph.chain((3,), [Dense(torch.eye(3, dtype=torch.float64)), ReLU()])
-    record = PieceRecord(start=0, end=2, first="", last="", structure="frequency", bound=1.0, product=1.0)
+    record = CertifiedPiece(start=0, end=2, first="", last="", structure="frequency", bound=1.0, product=1.0)
     with pytest.raises(CertificateError):
         problem_of(graph, record)
