@@ -73,7 +73,9 @@ Effort = Annotated[
 Seconds = Annotated[
     float | None,
     typer.Option(
-        help="Time to optimise the certificate, instead of the effort's own; proofs come on top.", min=0
+        help="Time to optimise the certificate, instead of the effort's own; proofs come on top.",
+        min=0,
+        max=1e7,
     ),
 ]
 Seed = Annotated[int, typer.Option(help="Seed of all random choices.")]
