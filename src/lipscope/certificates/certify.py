@@ -29,7 +29,7 @@ from .elimination import operations
 from .norms import norm_bounds
 from .optimise import Found, finish_frequency, optimise_dense, optimise_frequency
 from .problem import MOVES, DenseProblem, FourierProblem, NoProblemError, Problem, X
-from .pullback import PullBack, realised
+from .pullback import PullBack, Raw, realised
 from .verify import prove
 
 Effort = Literal["fast", "balanced", "tight"]
@@ -75,6 +75,7 @@ def certify(
 
     Raises:
         CertificateError: not even the layers' norms can be proved.
+        ValueError: the time is negative or infinite.
 
     Source: DESIGN section 3.3; M. Fazlyab et al. (2019) for the semidefinite program that the dense
     structure solves.
@@ -95,6 +96,8 @@ def improve(
     """Certificates of decreasing value, each a proof: first the layers' norms, then piece by piece."""
     budget = BUDGETS[effort]
     available = budget.seconds if seconds is None else seconds
+    if not 0 <= available < math.inf:
+        raise ValueError(f"the time is {available} seconds; it must be finite and not negative")
     whole = norm_bounds(graph)
     last = len(graph.nodes) - 1
     fingerprint = graph.fingerprint()
@@ -187,6 +190,8 @@ def _cheapest(graph: Graph, start: int, end: int) -> Plan | None:
     return Plan(start, end, "frequency", frequency) if math.isfinite(frequency) else None
 
 
+_FIRST_ROUND_WITHIN = 90.0
+"""Seconds within which a frequency piece has a first proof."""
 _DENSE_PREFERRED = 2e10
 """That of about 4,000 rows without zeros."""
 _DENSE_ENTRIES = 2.5e8
@@ -275,25 +280,41 @@ def _proved(
 
 
 def _optimised(problem: Problem, seconds: float, progress: Progress, place: str) -> Iterator[Found]:
-    started = time.monotonic()
-    deadline = started + seconds
-
-    def show(rho: float) -> None:
-        passed = min(seconds, time.monotonic() - started)
-        progress(f"certify: {place}", math.floor(10 * passed), math.floor(10 * seconds))
-
+    """Parameters worth a proof, better and better; the time that the caller takes for proofs is not counted."""
+    total = math.floor(10 * seconds) if math.isfinite(seconds) else 0
     try:
         if isinstance(problem, DenseProblem):
-            pull = PullBack(problem, torch.float64)
+            pull, deadline = PullBack(problem, torch.float64), time.monotonic() + seconds
             start = optimise_dense(pull, deadline, only_start=True)
             yield start
             if time.monotonic() < deadline and start.raw:
                 yield optimise_dense(pull, deadline)
         else:
-            found = optimise_frequency(PullBack(problem, torch.complex64), deadline, show)
-            yield finish_frequency(PullBack(problem, torch.complex128), found.raw)
+            raw: Raw | None = None
+            spent = 0.0
+            for end in _rounds(seconds):
+                begun, before = time.monotonic(), spent
+
+                def show(rho: float, begun: float = begun, before: float = before) -> None:
+                    passed = before + time.monotonic() - begun
+                    progress(f"certify: {place}", min(total, math.floor(10 * passed)), total)
+
+                pull = PullBack(problem, torch.complex64)
+                found = optimise_frequency(pull, begun + end - spent, show, raw)
+                spent = end
+                finished = finish_frequency(PullBack(problem, torch.complex128), found.raw)
+                raw = finished.raw
+                yield finished
     except torch.linalg.LinAlgError:  # type: ignore[attr-defined]
         # Weights so large or small that even float64 overflows: the norms stand.
         return
-    if math.isfinite(seconds):
-        progress(f"certify: {place}", math.floor(10 * seconds), math.floor(10 * seconds))
+    if total:
+        progress(f"certify: {place}", total, total)
+
+
+def _rounds(seconds: float) -> list[float]:
+    """When a round of the search ends and its result is proved: each time three times as late, at the end last."""
+    ends = [seconds]
+    while ends[0] > _FIRST_ROUND_WITHIN:
+        ends.insert(0, ends[0] / 3)
+    return ends

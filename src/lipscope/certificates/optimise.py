@@ -226,19 +226,14 @@ def optimise_frequency(
     pull: PullBack,
     deadline: float,
     progress: Callable[[float], None] = lambda rho: None,
+    start: Raw | None = None,
 ) -> Found:
-    """Multipliers of a frequency piece: greedy from the output, then stochastic descent until the deadline."""
+    """Multipliers of a frequency piece: stochastic descent until the deadline, from `start` or a greedy pass."""
     count = pull.problem.count
-    sampled = torch.arange(0, count, max(1, count // _SAMPLED))
-    started = time.monotonic()
-    raw: Raw = {}
-    prepared = pull.prepare(sampled)
-    with torch.no_grad():
-        pull.evaluate(prepared, raw, starter=starter(), sharpness=20.0)
+    raw = _greedy_start(pull, deadline) if start is None else start
     if not raw:
         # A linear piece has nothing to optimise.
         return Found({}, math.nan)
-    _greedy(pull, prepared, raw, started + 0.3 * (deadline - started))
     # All blocks at once where a step stays cheap.
     batch = max(8, min(count, int(_STEP_OPERATIONS / pull.problem.block_size**3)))
     feasibility, sampler = Feasibility(count), _Sampler(count, batch)
@@ -267,7 +262,7 @@ def optimise_frequency(
             progress(math.exp(float(value.detach())))
         return (float(value.detach()), gradient.to(torch.float64)) if finite else (math.inf, None)
 
-    theta = adam(objective, pack(raw, keys), deadline, 0.08, 0.002)
+    theta = adam(objective, pack(raw, keys), deadline, 0.08 if start is None else 0.03, 0.002)
     return Found({key: value.detach() for key, value in unpack(theta, raw, keys).items()}, math.nan)
 
 
@@ -289,6 +284,18 @@ class _Vectors:
         turned: Tensor = v @ turn
         self.store[blocks], self.seen[blocks] = turned, True
         return turned
+
+
+def _greedy_start(pull: PullBack, deadline: float) -> Raw:
+    """Parameters from closed forms, improved from the output back, on evenly chosen blocks."""
+    count, now = pull.problem.count, time.monotonic()
+    raw: Raw = {}
+    prepared = pull.prepare(torch.arange(0, count, max(1, count // _SAMPLED)))
+    with torch.no_grad():
+        pull.evaluate(prepared, raw, starter=starter(), sharpness=20.0)
+    if raw:
+        _greedy(pull, prepared, raw, now + 0.3 * (deadline - now))
+    return raw
 
 
 def _greedy(pull: PullBack, prepared: Prepared, raw: Raw, deadline: float) -> None:
