@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -176,7 +177,8 @@ def _bounds(request: _Request, stages: Stages) -> Iterator[Bound]:
             **request.region,
         ),
     )
-    if request.search is False:
+    units = sum(math.prod(graph.nodes[index].shape) for index in graph.nonlinear())
+    if request.search is False or (request.search is None and units > _EXACT_UNITS):
         return
     try:
         yield stages.once(
