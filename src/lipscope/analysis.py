@@ -32,7 +32,7 @@ from .results import (
     Result,
 )
 from .runs import REPORT, RESULT, RunFolder, identity_key
-from .stages import ASCENT_STEPS, Stages, certify_in, model_info, provenance
+from .stages import ASCENT_STEPS, AnyEffort, Stages, certify_in, model_info, provenance
 
 if TYPE_CHECKING:
     from .quantities.effective import EffectiveLevel, Reading
@@ -59,7 +59,7 @@ class Options:
     """
 
     pairs: int = 10_000
-    effort: Literal["none", "fast", "balanced", "tight"] = "balanced"
+    effort: AnyEffort = "balanced"
     seconds: float | None = None
     tolerance: float = 1e-3
     batch_size: int = 16

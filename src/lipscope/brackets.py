@@ -29,9 +29,7 @@ from .results import (
     OperatorProduct,
 )
 from .runs import BRACKET, RunFolder
-from .stages import ASCENT_STEPS, Stages, certify_in, model_info, provenance
-
-Effort = Literal["none", "fast", "balanced", "tight"]
+from .stages import ASCENT_STEPS, AnyEffort, Stages, certify_in, model_info, provenance
 
 _EXACT_UNITS = 60
 _EXACT_SECONDS = {"none": 0.0, "fast": 10.0, "balanced": 60.0, "tight": 600.0}
@@ -53,7 +51,7 @@ def bracket(
     *,
     norm: Norm = "2",
     over: BallOptions | None = None,
-    effort: Effort = "balanced",
+    effort: AnyEffort = "balanced",
     seconds: float | None = None,
     search: bool | None = None,
     output: str | Path | None = None,
@@ -129,7 +127,7 @@ class _Request:
     graph: Graph
     norm: Norm
     over: BallOptions | None
-    effort: Effort
+    effort: AnyEffort
     seconds: float | None
     search: bool | None
     seed: int

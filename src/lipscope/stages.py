@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 import torch
 from pydantic import TypeAdapter
@@ -22,7 +22,10 @@ from .quantities.checkpoint import no_checkpoint
 from .results import Certified, Cost, ModelInfo, Provenance, Quantity
 from .runs import CERTIFICATE, WITNESS, RunFolder
 
-ASCENT_STEPS: dict[str, int] = {"none": 10, "fast": 10, "balanced": 40, "tight": 200}
+AnyEffort = Literal["none", "fast", "balanced", "tight"]
+"""An effort for the certificate, or none."""
+
+ASCENT_STEPS: dict[AnyEffort, int] = {"none": 10, "fast": 10, "balanced": 40, "tight": 200}
 """Steps of each search of the ascent, by effort: a number and no time limit, so that runs can be repeated."""
 
 T = TypeVar("T")

@@ -37,7 +37,7 @@ class Found:
 
 
 def largest_eigenvalue(x: Tensor) -> float:
-    """Λ_max over Hermitian matrices (…, n, n), a little above it where it is estimated."""
+    """The largest λ_max over Hermitian matrices (…, n, n), a little above it where it is estimated."""
     if x.shape[-1] <= _EIGENVALUES_BELOW:
         return float(torch.linalg.eigvalsh(x)[..., -1].max())
     generator = torch.Generator().manual_seed(0)

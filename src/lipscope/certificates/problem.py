@@ -297,6 +297,7 @@ class DenseProblem(Problem):
     """
 
     structure = "dense"
+    _maps: Maps | None = None
 
     @property
     def count(self) -> int:
@@ -313,7 +314,7 @@ class DenseProblem(Problem):
 
     def maps(self, blocks: Tensor) -> Maps:
         self._sizes = {X: math.prod(self._shape(INPUT))}
-        if not hasattr(self, "_maps"):
+        if self._maps is None:
             forms, readings = self._walk()
             self._maps = Maps(readings, forms[self.last], 1, torch.float64)
         return self._maps

@@ -191,7 +191,7 @@ class PullBack:
     def ellipsoids(
         self, raw: Raw, name: str, corners: Tensor | None, sharpness: float | None
     ) -> tuple[Tensor, Tensor]:
-        """H (width, taps) and r (width, taps, taps) with RᵀR ≽ (v − h)(v − h)ᵀ for all corners v."""
+        """Ellipsoids h (width, taps) and r (width, taps, taps) with RᵀR ≽ (v − h)(v − h)ᵀ for all corners v."""
         assert corners is not None
         lower = raw[f"{name}.l"]
         lower = torch.tril(lower, -1) + torch.diag_embed(lower.diagonal(dim1=1, dim2=2).exp())

@@ -206,7 +206,7 @@ def _add_window(
     scales: Mapping[str, Tensor],
     parameters: Parameters,
 ) -> None:
-    """C (|ζ − hᵀu|² − |Ru|²) over the windows, u in the units of ζ."""
+    """Add c (|ζ − hᵀu|² − |Ru|²) over the windows, u in the units of ζ."""
     v, reader = reading.variable, reading.reader
     assert reader is not None
     h, r = parameters[f"{v.name}.h"], parameters[f"{v.name}.r"]
