@@ -219,10 +219,12 @@ class LayerSlope(_Record):
 
 
 class Effective(Quantity):
-    """L_eff: the spectral norm of the Jacobian with slopes replaced by their means."""
+    """L_eff: the spectral norm of the Jacobian with slopes replaced by their means, or of the mean Jacobian."""
 
     kind: Kind = "estimate"
-    level: Literal["scalar", "channel"]
+    level: Literal["scalar", "channel", "unit", "full"] = Field(
+        description="what is averaged: slopes by layer, channel or unit, or the whole Jacobian"
+    )
     reading: Literal["active", "secant", "paper"] = Field(
         description="active: mean slope at points; secant: mean over pairs; paper: active, with pooling as "
         "1/τ times plain subsampling"
@@ -231,6 +233,53 @@ class Effective(Quantity):
     relative_error: float = Field(
         description="estimated relative error of the spectral norm, from its residual"
     )
+    standard_error: float | None = Field(
+        None,
+        description="of `value`, by leaving out groups of samples in turn (jackknife); None if not asked for",
+    )
+
+
+class SecondMoment(Quantity):
+    """√λ_max(E[JᵀJ]): the largest root-mean-square stretch of one direction over the data."""
+
+    kind: Kind = "estimate"
+    reading: Literal["active", "secant"] = Field(
+        description="Jacobians at the samples, or over pairs of them"
+    )
+    leading: list[float] = Field(description="√λ of the leading directions, largest first")
+    directions: list[str] = Field(description="keys of those unit vectors in `file`, shapes (*in)")
+    file: str | None = Field(
+        None, description="safetensors file in the run folder; None if no folder was given"
+    )
+    relative_error: float = Field(description="estimated relative error of `value`, from its residual")
+    standard_error: float | None = Field(None, description="of `value`, by jackknife over groups of samples")
+
+
+class StretchBin(_Record):
+    """The secant ratios ‖Φ(x₁) − Φ(x₂)‖ / ‖x₁ − x₂‖ of the pairs whose distance lies in [low, high]."""
+
+    low: float
+    high: float
+    distance: float = Field(description="median distance ‖x₁ − x₂‖ of the pairs")
+    count: int
+    quantiles: dict[str, float] = Field(description='at "0", "0.05", "0.25", "0.5", "0.75", "0.95", "1"')
+
+
+class StretchCurve(_Record):
+    """Stretch against distance for one family of pairs."""
+
+    name: Literal["steepest", "segments", "pairs"] = Field(
+        description="steepest: from a sample along its most stretched direction; segments: from a sample part of "
+        "the way to another; pairs: two samples"
+    )
+    bins: list[StretchBin]
+
+
+class MidRange(_Record):
+    """Stretch against distance, from Lip(x) at distance 0 to pairs of samples far apart; estimates."""
+
+    curves: list[StretchCurve]
+    cost: Cost
 
 
 class OpenUnits(_Record):
@@ -350,6 +399,8 @@ class Result(Report):
     ascent: Attained | None = Field(None, description="None if no effort was spent on it")
     empirical: Empirical | None = Field(description="None if the data hold fewer than two distinct samples")
     effective: list[Effective]
+    second_moment: list[SecondMoment] = Field([], description="one a reading; empty if it was not asked for")
+    mid_range: MidRange | None = Field(None, description="stretch against distance; None in older runs")
     slopes: list[LayerSlope] = Field(description="mean slopes p_k, one row a nonlinear layer")
     slope_pairs: int = Field(description="pairs behind the secant means")
     provenance: Provenance
@@ -370,7 +421,7 @@ class Result(Report):
     def quantities(self) -> list[Quantity]:
         """All numbers, from the certified upper bound down."""
         found = (self.analytical, self.certified, self.ascent, self.local, self.empirical)
-        return [q for q in found if q is not None] + list(self.effective)
+        return [q for q in found if q is not None] + [*self.effective, *self.second_moment]
 
 
 class BallInfo(_Record):
