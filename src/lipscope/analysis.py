@@ -35,14 +35,17 @@ from .runs import REPORT, RESULT, RunFolder, identity_key
 from .stages import ASCENT_STEPS, AnyEffort, Stages, certify_in, model_info, provenance
 
 if TYPE_CHECKING:
-    from .quantities.effective import EffectiveLevel, Reading
+    from .quantities.effective import Reading
+    from .slopes import Level
 
-_READINGS: tuple[tuple[EffectiveLevel, Reading], ...] = (
+_LEVELS: tuple[tuple[Level, Reading], ...] = (
     ("scalar", "active"),
     ("scalar", "secant"),
     ("scalar", "paper"),
     ("channel", "active"),
     ("channel", "secant"),
+    ("unit", "active"),
+    ("unit", "secant"),
 )
 
 _STARTS = 4
@@ -168,10 +171,13 @@ def _run(
             **precision, **shared,
         )  # fmt: skip
         found: list[Effective] = []
-        for number, (level, reading) in enumerate(_READINGS):
-            if reading != "secant" or means.secant is not None:
-                found.append(effective(means, level, reading, seed=options.seed))
-            stages.progress("effective", number + 1, len(_READINGS))
+        direction: Tensor | None = None
+        for number, (level, reading) in enumerate(_LEVELS):
+            if reading != "secant" or means.pairs:
+                # The levels share their leading direction, more or less: each starts from the last one's.
+                value, direction = effective(means, level, reading, seed=options.seed, start=direction)
+                found.append(value)
+            stages.progress("effective", number + 1, len(_LEVELS))
         return _SlopeStage(effective=found, slopes=means.table(), pairs=means.pairs), None
 
     def all_pairs() -> tuple[Empirical | None, Pair | None]:

@@ -15,7 +15,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import ClassVar, Literal, Self
 
 import torch
 from torch import Tensor
@@ -38,27 +38,73 @@ class Slope(ABC):
         """Dᵀ u for a block of shape (P, B, *out)."""
 
     @abstractmethod
+    def rows(self, start: int, count: int) -> Self:
+        """The slopes of the operators from `start` on, as views."""
+
+    @abstractmethod
+    def total(self) -> AveragedSlope:
+        """The sum over the batch, unit by unit, with B = 1; at least in float32."""
+
     def mean(self, level: Level) -> AveragedSlope:
         """The average over the batch (and over space or channels, by `level`), with B = 1."""
+        total = self.total()
+        return total.with_values(total.values.to(torch.float64) / self.batch).coarsened(level)
+
+    @property
+    @abstractmethod
+    def batch(self) -> int:
+        """The number B of operators."""
+
+
+@dataclass
+class Point:
+    """What a nonlinear layer does at each of B inputs: `x` (B, *in), its `value` (B, *out) and `slope` there."""
+
+    x: Tensor
+    value: Tensor
+    slope: Slope
+
+    def rows(self, start: int, count: int) -> Point:
+        """The inputs from `start` on, as views."""
+        x, value = self.x.narrow(0, start, count), self.value.narrow(0, start, count)
+        return Point(x, value, self.slope.rows(start, count))
 
 
 class AveragedSlope(Slope):
-    """A slope that is a tensor of mean values, so that batches can be averaged further."""
+    """A slope that is a tensor of values, so that it can be summed and averaged further."""
 
     values: Tensor
+    batch_axis: ClassVar[int] = 0
+    """The dimension of `values` that counts operators."""
 
-    def with_values(self, values: Tensor) -> AveragedSlope:
-        """The same kind of slope with other mean values of the same shape."""
+    def with_values(self, values: Tensor) -> Self:
+        """The same kind of slope with other values, for any number of operators."""
         return replace(self, values=values)  # type: ignore[type-var]
 
+    @abstractmethod
+    def coarsened(self, level: Level) -> AveragedSlope:
+        """The average over space or channels, by `level`, of each operator."""
 
-def _average(values: Tensor, level: Level) -> Tensor:
-    """Mean over the batch dimension and, by level, over space and channels; the rank is kept, float64."""
-    if level != "unit":
-        inner = tuple(range(1 if level == "scalar" else 2, values.ndim))
-        # Averaging one sample at a time in the working precision, and samples in float64, is fast and accurate.
-        values = values.mean(inner, keepdim=True) if inner else values
-    return values.to(torch.float64).mean(0, keepdim=True)
+    @property
+    def batch(self) -> int:
+        return self.values.shape[self.batch_axis]
+
+    def rows(self, start: int, count: int) -> Self:
+        return self.with_values(self.values.narrow(self.batch_axis, start, count))
+
+    def total(self) -> Self:
+        return self.with_values(_sum(self.values, self.batch_axis))
+
+
+def _sum(values: Tensor, axis: int) -> Tensor:
+    wide = torch.promote_types(values.dtype, torch.float32)
+    return values.sum(axis, keepdim=True, dtype=wide)
+
+
+def _inner_mean(values: Tensor, level: Level) -> Tensor:
+    """Mean over space, and at level scalar over channels too, behind the batch dimension; the rank is kept."""
+    inner = tuple(range(1 if level == "scalar" else 2, values.ndim))
+    return values if level == "unit" or not inner else values.mean(inner, keepdim=True, dtype=torch.float64)
 
 
 @dataclass
@@ -73,8 +119,8 @@ class Diagonal(AveragedSlope):
     def transpose(self, u: Tensor) -> Tensor:
         return u * self.values
 
-    def mean(self, level: Level) -> AveragedSlope:
-        return Diagonal(_average(self.values, level))
+    def coarsened(self, level: Level) -> Diagonal:
+        return Diagonal(_inner_mean(self.values, level))
 
 
 @dataclass
@@ -94,10 +140,9 @@ class GroupWeights(AveragedSlope):
                 u = u.unsqueeze(axis + 2)
         return u * self.values
 
-    def mean(self, level: Level) -> AveragedSlope:
+    def coarsened(self, level: Level) -> GroupWeights:
         # The sum over a group needs its size: mean weights are written out to the full shape.
-        values = _average(self.values, level).expand(1, *self.values.shape[1:])
-        return replace(self, values=values)
+        return self.with_values(_inner_mean(self.values, level).expand_as(self.values))
 
 
 @dataclass
@@ -113,8 +158,30 @@ class Selector(Slope):
     def transpose(self, u: Tensor) -> Tensor:
         return self._scatter(u, self.cells)
 
-    def mean(self, level: Level) -> AveragedSlope:
-        return _mean_tap_weights(self.windows, [(self.cells, None)], level)
+    @property
+    def batch(self) -> int:
+        return self.cells.shape[0]
+
+    def rows(self, start: int, count: int) -> Self:
+        return replace(self, cells=self.cells.narrow(0, start, count))
+
+    def total(self) -> TapWeights:
+        return self._tally([(self.cells, torch.ones((), device=self.cells.device))])
+
+    def _tally(self, parts: Sequence[tuple[Tensor, Tensor]]) -> TapWeights:
+        """For every tap and window, the sum over the batch of the shares of the cells it selected."""
+        _, *places = self.cells.shape
+        count = math.prod(places)
+        place = torch.arange(count, device=self.cells.device).reshape(places)
+        sums = torch.zeros(
+            self.windows.taps * count,
+            dtype=torch.promote_types(parts[0][1].dtype, torch.float32),
+            device=self.cells.device,
+        )
+        for cells, share in parts:
+            bins = self.windows.tap_of(cells).mul_(count).add_(place)
+            sums.scatter_add_(0, bins.flatten(), share.to(sums.dtype).expand_as(bins).flatten())
+        return TapWeights(sums.reshape(self.windows.taps, 1, *places), self.windows)
 
     def _gather(self, v: Tensor, cells: Tensor) -> Tensor:
         flat = v.flatten(-len(self.windows.size))
@@ -143,17 +210,23 @@ class SecantSelector(Selector):
             (1 - self.share) * u, self.other_cells
         )
 
-    def mean(self, level: Level) -> AveragedSlope:
-        parts = [(self.cells, self.share), (self.other_cells, 1 - self.share)]
-        return _mean_tap_weights(self.windows, parts, level)
+    def rows(self, start: int, count: int) -> Self:
+        parts = {
+            name: getattr(self, name).narrow(0, start, count) for name in ("cells", "other_cells", "share")
+        }
+        return replace(self, **parts)
+
+    def total(self) -> TapWeights:
+        return self._tally([(self.cells, self.share), (self.other_cells, 1 - self.share)])
 
 
 @dataclass
 class TapWeights(AveragedSlope):
-    """Averaged selectors: `values[t]` weighs tap t of each window; shape (τ, 1, C or 1, *out or 1…)."""
+    """Averaged selectors: `values[t]` weighs tap t of each window; shape (τ, B, C or 1, *out or 1…)."""
 
     values: Tensor
     windows: Windows
+    batch_axis = 1
 
     def apply(self, v: Tensor) -> Tensor:
         padded = self.windows.pad(v)
@@ -169,10 +242,11 @@ class TapWeights(AveragedSlope):
             view.addcmul_(u, weight.expand_as(u[0]))
         return self.windows.unpad(padded)
 
-    def mean(self, level: Level) -> AveragedSlope:
+    def coarsened(self, level: Level) -> TapWeights:
+        """At level `scalar` the weight is the same for all taps: 1/τ."""
         if level == "scalar":
             return uniform_taps(self.windows)
-        return TapWeights(torch.stack([_average(w, level) for w in self.values]), self.windows)
+        return TapWeights(torch.stack([_inner_mean(w, level) for w in self.values]), self.windows)
 
 
 def uniform_taps(windows: Windows, scale: float = 1.0) -> TapWeights:
@@ -187,30 +261,3 @@ def subsampling(windows: Windows) -> TapWeights:
     kept = torch.zeros_like(taps.values)
     kept[windows.centre_tap()] = taps.values[windows.centre_tap()]
     return TapWeights(kept, windows)
-
-
-def _mean_tap_weights(
-    windows: Windows, parts: Sequence[tuple[Tensor, Tensor | None]], level: Level
-) -> TapWeights:
-    """Selection frequency of every tap. At level `scalar` it is the same for all taps: 1/τ."""
-    if level == "scalar":
-        return uniform_taps(windows)
-    weights: Tensor | None = None
-    for cells, share in parts:
-        taps = windows.tap_of(cells)
-        batch, *kept = cells.shape
-        if level == "channel":
-            kept = [kept[0], *[1] * len(windows.size)]
-        # Bins are (place kept, tap); counting is one pass whatever the number of taps.
-        places = torch.arange(math.prod(kept), device=cells.device).reshape(kept) * windows.taps
-        counts = torch.bincount(
-            (places + taps).flatten(),
-            None if share is None else share.to(torch.float64).flatten(),
-            minlength=math.prod(kept) * windows.taps,
-        )
-        cells_averaged = batch * cells[0].numel() // math.prod(kept)
-        frequency = torch.movedim(counts.to(torch.float64).reshape(*kept, windows.taps), -1, 0)
-        frequency = frequency.unsqueeze(1) / cells_averaged
-        weights = frequency if weights is None else weights + frequency
-    assert weights is not None
-    return TapWeights(weights, windows)

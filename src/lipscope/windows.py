@@ -85,18 +85,41 @@ class Windows:
 
     def tap_of(self, cells: Tensor) -> Tensor:
         """The row-major tap number of the flat input cell that each window (last dimensions) selected."""
+        if self._offsets_tell():
+            # The common case: the distance from a window's first cell tells the tap, by a look-up.
+            table, first = self._tap_table(cells.device)
+            return table.index_select(0, (cells - first).flatten()).reshape(cells.shape)
         tap = torch.zeros_like(cells)
         remaining = cells
         for dim in reversed(range(len(self.size))):
             cell = remaining % self.size[dim]
             remaining = torch.div(remaining, self.size[dim], rounding_mode="floor")
-            first = (
-                torch.arange(self.out_size[dim], device=cells.device) * self.stride[dim] - self.padding[dim]
+            along = torch.div(
+                cell - self._firsts(dim, cells.device), self.dilation[dim], rounding_mode="floor"
             )
-            first = first.reshape(-1, *[1] * (len(self.size) - 1 - dim))
-            along = torch.div(cell - first, self.dilation[dim], rounding_mode="floor")
             tap += along * math.prod(self.kernel[dim + 1 :])
         return tap
+
+    def _firsts(self, dim: int, device: torch.device) -> Tensor:
+        """Where each window starts along `dim` (before the box for padding), shaped to broadcast."""
+        first = torch.arange(self.out_size[dim], device=device) * self.stride[dim] - self.padding[dim]
+        return first.reshape(-1, *[1] * (len(self.size) - 1 - dim))
+
+    def _offsets_tell(self) -> bool:
+        """Whether no two taps lie the same number of flat cells from their window's first."""
+        reach = [(k - 1) * d for k, d in zip(self.kernel, self.dilation, strict=True)]
+        return all(r < n for r, n in zip(reach[1:], self.size[1:], strict=True))
+
+    def _tap_table(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        """The tap at each flat offset from a window's first cell, and the flat number of that cell."""
+        strides = [math.prod(self.size[dim + 1 :]) for dim in range(len(self.size))]
+        first = sum(self._firsts(dim, device) * strides[dim] for dim in range(len(self.size)))
+        steps = [d * s for d, s in zip(self.dilation, strides, strict=True)]
+        taps = list(itertools.product(*(range(k) for k in self.kernel)))
+        offsets = [sum(t * s for t, s in zip(tap, steps, strict=True)) for tap in taps]
+        table = torch.zeros(max(offsets) + 1, dtype=torch.int64, device=device)
+        table[torch.tensor(offsets, device=device)] = torch.arange(len(taps), device=device)
+        return table, torch.as_tensor(first)
 
     def centre_tap(self) -> int:
         """The row-major number of the middle tap; inside the box if the padding is below half the kernel."""

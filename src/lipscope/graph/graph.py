@@ -132,8 +132,16 @@ class Graph:
 
     def secant_slopes(self, x1: Tensor, x2: Tensor) -> Slopes:
         """Secant slopes of each pair (x1[b], x2[b]): J(x₁ − x₂) = Φ(x₁) − Φ(x₂) under them."""
-        first, second = self.preactivations(x1)[1], self.preactivations(x2)[1]
-        return {i: layer.secant(first[i], second[i]) for i, layer in self.nonlinear().items()}
+        slopes: Slopes = {}
+        layers, count = self.nonlinear(), len(x1)
+
+        def visit(index: int, a: Tensor) -> Tensor:
+            point = layers[index].at(a)
+            slopes[index] = layers[index].between(point.rows(0, count), point.rows(count, count))
+            return point.value
+
+        self.evaluate(torch.cat([x1, x2]), visit)
+        return slopes
 
     def cuts(self) -> list[int]:
         """The nodes through which every path from input to output goes, in order, both ends included."""

@@ -18,7 +18,7 @@ from torch.nn import functional
 
 from ..results import Norm
 from ..rounding import UNIT, widen
-from ..slopes import AveragedSlope, Diagonal, Slope
+from ..slopes import AveragedSlope, Diagonal, Point, Slope
 from .base import UNBOUNDED, Layer, Lines, NonlinearLayer, Range, Shape, TracedCall, torch_rule
 
 _ROUNDING = 2.0**-43
@@ -65,13 +65,14 @@ class Activation(NonlinearLayer):
     def linearize(self, x: Tensor) -> tuple[Tensor, Slope]:
         return self.forward(x), Diagonal(self.derivative(x))
 
-    def secant(self, x1: Tensor, x2: Tensor) -> Diagonal:
+    def between(self, first: Point, second: Point) -> Diagonal:
         """Divided differences; the derivative at the midpoint where they would lose their digits."""
         alpha, beta = self.slope_range
+        x1, x2 = first.x, second.x
         gap = x1 - x2
         closest = torch.finfo(x1.dtype).eps ** (1 / 3) * (1 + x1.abs())
         near = gap.abs() <= closest
-        quotient = (self.forward(x1) - self.forward(x2)) / torch.where(near, 1, gap)
+        quotient = (first.value - second.value) / torch.where(near, 1, gap)
         slope = torch.where(near, self.derivative((x1 + x2) / 2), quotient)
         return Diagonal(slope.clamp(alpha, beta))
 
@@ -226,11 +227,11 @@ class PiecewiseLinear(Activation):
         """Which linear piece each entry lies on."""
         return x > 0
 
-    def secant(self, x1: Tensor, x2: Tensor) -> Diagonal:
+    def between(self, first: Point, second: Point) -> Diagonal:
         alpha, beta = self.slope_range
-        same = self.piece(x1) == self.piece(x2)
-        quotient = (self.forward(x1) - self.forward(x2)) / torch.where(same, 1, x1 - x2)
-        return Diagonal(torch.where(same, self.derivative(x1), quotient.clamp(alpha, beta)))
+        same = self.piece(first.x) == self.piece(second.x)
+        quotient = (first.value - second.value) / torch.where(same, 1, first.x - second.x)
+        return Diagonal(torch.where(same, self.derivative(first.x), quotient.clamp(alpha, beta)))
 
 
 @dataclass(eq=False)
@@ -271,10 +272,11 @@ class ReLU(PiecewiseLinear):
     def derivative(self, x: Tensor) -> Tensor:
         return (x > 0).to(x.dtype)
 
-    def secant(self, x1: Tensor, x2: Tensor) -> Diagonal:
+    def between(self, first: Point, second: Point) -> Diagonal:
         # On one side of the kink the quotient is exactly 0 or 1 without asking which.
-        gap = x1 - x2
-        return Diagonal(torch.where(gap == 0, self.derivative(x1), (x1.relu() - x2.relu()).div_(gap)))
+        gap = first.x - second.x
+        quotient = (first.value - second.value).div_(gap)
+        return Diagonal(torch.where(gap == 0, self.derivative(first.x), quotient))
 
 
 @dataclass(eq=False)
@@ -374,12 +376,13 @@ class ELU(Activation):
         below = self.depth * self.rate * torch.exp(self.rate * x.clamp(max=0))
         return self.scale * torch.where(x > 0, 1.0, below)
 
-    def secant(self, x1: Tensor, x2: Tensor) -> Diagonal:
+    def between(self, first: Point, second: Point) -> Diagonal:
         """Divided differences also between near points across the kink at 0, where no digits cancel."""
         alpha, beta = self.slope_range
-        across = (x1 > 0) != (x2 > 0)
-        quotient = (self.forward(x1) - self.forward(x2)) / torch.where(across, x1 - x2, 1)
-        return Diagonal(torch.where(across, quotient.clamp(alpha, beta), super().secant(x1, x2).values))
+        across = (first.x > 0) != (second.x > 0)
+        quotient = (first.value - second.value) / torch.where(across, first.x - second.x, 1)
+        elsewhere = super().between(first, second).values
+        return Diagonal(torch.where(across, quotient.clamp(alpha, beta), elsewhere))
 
     @property
     def slope_range(self) -> tuple[float, float]:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ..results import Norm
 from ..rounding import UNIT, up, up_hypot, up_product, up_sum, widen
-from ..slopes import AveragedSlope, GroupWeights, Slope
+from ..slopes import AveragedSlope, GroupWeights, Point, Slope
 from ..windows import Windows
 from .base import Layer, LinearLayer, Lines, NonlinearLayer, Range, Shape, TracedCall, torch_rule
 from .merge import Stack
@@ -42,18 +42,18 @@ class NormPool(NonlinearLayer):
     def linearize(self, x: Tensor) -> tuple[Tensor, Slope]:
         return self.forward(x), GroupWeights(self._gradient(x), self.axes, self.keep)
 
-    def secant(self, x1: Tensor, x2: Tensor) -> GroupWeights:
+    def between(self, first: Point, second: Point) -> GroupWeights:
         """Mixes the gradients g₁, g₂ at the two points: y is convex, so Δy lies between g₂·Δx and g₁·Δx."""
-        first, second = self._gradient(x1), self._gradient(x2)
+        gradient1, gradient2 = self._gradient(first.x), self._gradient(second.x)
         dims = [a + 1 for a in self.axes]
-        gap = x1 - x2
-        upper = (first * gap).sum(dims, keepdim=True)
-        lower = (second * gap).sum(dims, keepdim=True)
-        y1, y2 = (torch.linalg.vector_norm(x, self.p, dims, keepdim=True) for x in (x1, x2))
+        gap = first.x - second.x
+        upper = (gradient1 * gap).sum(dims, keepdim=True)
+        lower = (gradient2 * gap).sum(dims, keepdim=True)
+        y1, y2 = (torch.linalg.vector_norm(p.x, self.p, dims, keepdim=True) for p in (first, second))
         spread = upper - lower
         share = ((y1 - y2 - lower) / torch.where(spread == 0, 1, spread)).clamp(0, 1)
         share = torch.where(spread == 0, 1, share)
-        return GroupWeights(share * first + (1 - share) * second, self.axes, self.keep)
+        return GroupWeights(share * gradient1 + (1 - share) * gradient2, self.axes, self.keep)
 
     def averaged(self, values: Tensor) -> GroupWeights:
         return GroupWeights(values, self.axes, self.keep)
@@ -136,9 +136,9 @@ class Product(NonlinearLayer):
     def linearize(self, x: Tensor) -> tuple[Tensor, Slope]:
         return self.forward(x), GroupWeights(x.flip(1), (0,))
 
-    def secant(self, x1: Tensor, x2: Tensor) -> GroupWeights:
+    def between(self, first: Point, second: Point) -> GroupWeights:
         """Δ(ab) = mean(b)·Δa + mean(a)·Δb exactly."""
-        return GroupWeights(((x1 + x2) / 2).flip(1), (0,))
+        return GroupWeights(((first.x + second.x) / 2).flip(1), (0,))
 
     def averaged(self, values: Tensor) -> GroupWeights:
         return GroupWeights(values, (0,))

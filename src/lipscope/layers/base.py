@@ -34,7 +34,7 @@ from ..rounding import (
     up_tensor,
     widen,
 )
-from ..slopes import AveragedSlope, Diagonal, Slope
+from ..slopes import AveragedSlope, Diagonal, Point, Slope
 
 Shape = tuple[int, ...]
 Range = tuple[float, float]
@@ -324,9 +324,17 @@ class NonlinearLayer(Layer):
     def linearize(self, x: Tensor) -> tuple[Tensor, Slope]:
         """The value at x and the slopes there."""
 
+    def at(self, x: Tensor) -> Point:
+        """The layer at each input of a batch."""
+        return Point(x, *self.linearize(x))
+
     @abstractmethod
+    def between(self, first: Point, second: Point) -> Slope:
+        """Secant slopes: D with D (x₁ − x₂) = forward(x₁) − forward(x₂), within the slopes the layer can take."""
+
     def secant(self, x1: Tensor, x2: Tensor) -> Slope:
-        """Slopes D with D (x₁ − x₂) = forward(x₁) − forward(x₂), within the slopes the layer can take."""
+        """`between` the inputs of two batches."""
+        return self.between(self.at(x1), self.at(x2))
 
     def averaged(self, values: Tensor) -> AveragedSlope:
         """The layer's averaged slope with the given mean values (as `Slope.mean` makes them)."""

@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from ..results import Norm
 from ..rounding import up, up_product
-from ..slopes import AveragedSlope, SecantSelector, Selector, Slope, TapWeights
+from ..slopes import AveragedSlope, Point, SecantSelector, Selector, Slope, TapWeights
 from ..windows import Windows, per_dimension
 from .base import Layer, Lines, NonlinearLayer, Range, Shape, TracedCall, torch_rule
 
@@ -34,15 +34,16 @@ class MaxPool(NonlinearLayer):
         value, cells = self._pool(x)
         return value, Selector(cells, self.windows)
 
-    def secant(self, x1: Tensor, x2: Tensor) -> Slope:
+    def between(self, first: Point, second: Point) -> SecantSelector:
         """Mixes the cells won in x₁ and in x₂: Δmax lies between Δ at the second and Δ at the first."""
-        value1, cells1 = self._pool(x1)
-        value2, cells2 = self._pool(x2)
-        difference = Selector(cells1, self.windows).apply((x1 - x2).unsqueeze(0))[0]
-        other = Selector(cells2, self.windows).apply((x1 - x2).unsqueeze(0))[0]
+        assert isinstance(first.slope, Selector)
+        assert isinstance(second.slope, Selector)
+        difference = first.value - first.slope.apply(second.x.unsqueeze(0))[0]
+        other = second.slope.apply(first.x.unsqueeze(0))[0] - second.value
         spread = difference - other
-        share = ((value1 - value2 - other) / torch.where(spread == 0, 1, spread)).clamp(0, 1)
-        return SecantSelector(cells1, self.windows, cells2, torch.where(spread == 0, 1, share))
+        share = ((first.value - second.value - other) / torch.where(spread == 0, 1, spread)).clamp(0, 1)
+        share = torch.where(spread == 0, 1, share)
+        return SecantSelector(first.slope.cells, self.windows, second.slope.cells, share)
 
     def averaged(self, values: Tensor) -> TapWeights:
         return TapWeights(values, self.windows)

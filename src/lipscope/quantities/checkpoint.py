@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from typing import Protocol
 
 import numpy as np
 
 State = Mapping[str, np.ndarray]
+
+INTERVAL = 10.0
+"""Seconds between two checkpoints of one quantity: what a kill costs at most."""
 
 
 class Checkpoint(Protocol):
@@ -18,6 +22,21 @@ class Checkpoint(Protocol):
 
     def save(self, name: str, **state: np.ndarray) -> None:
         """Replace the state under the name, atomically."""
+
+
+class Clock:
+    """Tells when the next checkpoint is due, so that saving stays a small part of the work."""
+
+    def __init__(self) -> None:
+        self._last = time.monotonic()
+
+    def due(self) -> bool:
+        """Whether `INTERVAL` has passed since this was last so, or since the start."""
+        now = time.monotonic()
+        if now - self._last < INTERVAL:
+            return False
+        self._last = now
+        return True
 
 
 class _NoCheckpoint:

@@ -1,17 +1,21 @@
 """Which samples are evaluated together, and which of them are paired: the passes over a data set.
 
-Pairs are drawn within batches: sample i of a batch against the sample a rotation away. So one
-evaluation of a sample serves several pairs, pairs are runs of neighbours (views, no copies), and
-each pass shuffles the data anew.
+The samples are split into groups at random. A batch holds samples of one group, or of two whose
+samples are then paired across. So one evaluation of a sample serves several pairs, pairs are runs
+of neighbours (views, no copies), and leaving a group out, with every pair that touches it, is
+leaving out batches: the jackknife over groups is honest for pairs, and free.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+
+GROUPS = 8
+"""Groups of samples, each left out once for a standard error."""
 
 CHUNK = 512
 """Samples of one chunk of work: what an engine sends to a worker, and the grain of checkpoints."""
@@ -32,6 +36,8 @@ class Batch:
 
     indices: tuple[int, ...]
     pairs: tuple[PairRun, ...]
+    groups: tuple[int, ...]
+    """The group of all samples, or the two groups of the two ends of every pair."""
     new: bool
     """Whether this is the first pass, in which every sample comes once."""
 
@@ -46,29 +52,34 @@ def draw(count: int, pairs: int, batch_size: int, seed: int = 0) -> list[Batch]:
 
     Args:
         pairs: number of pairs wanted, spread evenly over the batches of a pass; as many are drawn,
-            but no more than there are, count·(count − 1)/2. A pair may come again in a later pass.
+            but no more than there are, count·(count − 1)/2. Where every group fits into half a
+            batch they are distinct; else a pair may come again in a later pass.
         batch_size: the most samples in a batch (two, if one is given and pairs are wanted).
-        seed: of the shuffles.
+        seed: of the groups and shuffles.
     """
     generator = np.random.default_rng(seed)
+    groups = [g.tolist() for g in np.array_split(generator.permutation(count), min(GROUPS, count))]
     missing = min(pairs, count * (count - 1) // 2)
     batch_size = max(batch_size, 2 if missing else 1)
     batches: list[Batch] = []
-    new = True
-    while new or missing > 0:
-        order = generator.permutation(count).tolist()
-        # Even batches: no batch of one sample, which would have no pair.
-        number = max(1, -(-count // batch_size))
-        edges = np.linspace(0, count, number + 1).round().astype(int).tolist()
-        wanted = missing
-        for start, stop in itertools.pairwise(edges):
-            due = -(-wanted * stop // count) - (wanted - missing)
-            runs = _rotations(stop - start, due)
+    for number in itertools.count():
+        if number > 0 and missing == 0:
+            return batches
+        # Passes within groups and across pairs of groups take turns, each on newly shuffled samples.
+        passes = _within if number % 2 == 0 else _across
+        drawn = list(passes(groups, batch_size))
+        offered = [sum(run.count for run in rotations) for _, _, rotations in drawn]
+        wanted, total, passed = missing, max(1, sum(offered)), 0
+        for (indices, owners, rotations), offer in zip(drawn, offered, strict=True):
+            passed += offer
+            due = -(-min(wanted, total) * passed // total) - (wanted - missing)
+            runs = tuple(_first(rotations, due))
             missing -= sum(run.count for run in runs)
-            if new or runs:
-                batches.append(Batch(tuple(order[start:stop]), runs, new))
-        new = False
-    return batches
+            if number == 0 or runs:
+                batches.append(Batch(tuple(indices), runs, owners, number == 0))
+        for group in groups:
+            generator.shuffle(group)
+    raise AssertionError("unreachable")
 
 
 def chunks(batches: Sequence[Batch]) -> list[tuple[Batch, ...]]:
@@ -84,17 +95,64 @@ def chunks(batches: Sequence[Batch]) -> list[tuple[Batch, ...]]:
     return [tuple(group) for group in grouped]
 
 
-def _rotations(size: int, wanted: int) -> tuple[PairRun, ...]:
-    """Up to `wanted` distinct pairs of `size` samples, from the half turn (disjoint pairs) downwards."""
+_Drawn = tuple[list[int], tuple[int, ...], list[PairRun]]
+"""Indices of a batch, the groups they are from, and the runs of all its pairs."""
+
+
+def _within(groups: list[list[int]], batch_size: int) -> Iterator[_Drawn]:
+    for number, group in enumerate(groups):
+        for part in _parts(group, -(-len(group) // batch_size)):
+            yield part, (number,), _rotations(len(part))
+
+
+def _across(groups: list[list[int]], batch_size: int) -> Iterator[_Drawn]:
+    half = max(1, batch_size // 2)
+    for (i, first), (j, second) in itertools.combinations(enumerate(groups), 2):
+        number = -(-max(len(first), len(second)) // half)
+        for a, b in zip(_parts(first, number), _parts(second, number), strict=True):
+            if a and b:
+                yield a + b, (i, j), _cross_rotations(len(a), len(b))
+
+
+def _parts(group: list[int], number: int) -> Iterator[list[int]]:
+    """Even parts: no batch of one sample, which would have no pair, beside larger ones."""
+    edges = np.linspace(0, len(group), max(1, number) + 1).round().astype(int).tolist()
+    for start, stop in itertools.pairwise(edges):
+        yield group[start:stop]
+
+
+def _rotations(size: int) -> list[PairRun]:
+    """All pairs of `size` samples as runs, from the half turn (disjoint pairs) downwards."""
     runs: list[PairRun] = []
     for shift in range(size // 2, 0, -1):
         # Rotations by s and size − s give the same pairs; half a turn gives each pair twice.
-        straight = min(size - shift, wanted) if 2 * shift != size else min(shift, wanted)
-        around = 0 if 2 * shift == size else min(shift, wanted - straight)
-        runs += [
-            run for run in (PairRun(0, shift, straight), PairRun(size - shift, 0, around)) if run.count > 0
-        ]
-        wanted -= straight + around
+        runs.append(PairRun(0, shift, size - shift if 2 * shift != size else shift))
+        if 2 * shift != size:
+            runs.append(PairRun(size - shift, 0, shift))
+    return runs
+
+
+def _cross_rotations(first: int, second: int) -> list[PairRun]:
+    """All pairs of one of the `first` samples and one of the `second` behind them."""
+    if first > second:
+        return [PairRun(run.second, run.first, run.count) for run in _turned(second, first, first, 0)]
+    return _turned(first, second, 0, first)
+
+
+def _turned(few: int, many: int, few_at: int, many_at: int) -> list[PairRun]:
+    runs: list[PairRun] = []
+    for shift in range(many):
+        straight = min(few, many - shift)
+        runs.append(PairRun(few_at, many_at + shift, straight))
+        if few > straight:
+            runs.append(PairRun(few_at + straight, many_at, few - straight))
+    return runs
+
+
+def _first(runs: Sequence[PairRun], wanted: int) -> Iterator[PairRun]:
+    """The first `wanted` pairs of the runs."""
+    for run in runs:
         if wanted <= 0:
-            break
-    return tuple(runs)
+            return
+        yield PairRun(run.first, run.second, min(run.count, wanted))
+        wanted -= run.count

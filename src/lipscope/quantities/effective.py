@@ -1,88 +1,119 @@
 """The effective constant L_eff: the spectral norm of the Jacobian under averaged slopes.
 
-J_eff = E[P_M] E[D_M] T_M ⋯ E[P_1] E[D_1] T_1, the slopes averaged over data. It is an estimate:
-averaging layer by layer assumes that layers are independent, and any finite sample is a sample.
+J_eff = E[P_M] E[D_M] T_M ⋯ E[P_1] E[D_1] T_1, the slopes averaged over data by layer, channel or
+unit. It is an estimate: averaging layer by layer assumes that layers are independent, and any
+finite sample is a sample. (Level `full`, without that assumption, is in `mean_jacobian.py`.)
 """
 
 from __future__ import annotations
 
-import itertools
+import math
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
+from torch import Tensor
 
+from ..engines import SERIAL, Engine
 from ..graph import Graph, Slopes
 from ..jacobian import linearize
 from ..layers.max_pool import MaxPool
 from ..progress import Progress, silent
 from ..results import Cost, Effective, LayerSlope
-from ..slopes import AveragedSlope, TapWeights, subsampling, uniform_taps
+from ..slopes import AveragedSlope, Level, TapWeights, subsampling, uniform_taps
 from ..spectral import spectral_norm
-from .checkpoint import Checkpoint, State, no_checkpoint
+from .checkpoint import Checkpoint, Clock, no_checkpoint
+from .draws import Batch, PairRun, chunks, draw
+from .slope_sums import Kind, SlopeSums
 
 if TYPE_CHECKING:
     from ..data import Samples
 
-EffectiveLevel = Literal["scalar", "channel"]
 Reading = Literal["active", "secant", "paper"]
+
+_KINDS: dict[Reading, Kind] = {"active": "active", "secant": "secant", "paper": "active"}
 
 
 @dataclass(frozen=True)
 class MeanSlopes:
-    """Channel means of every nonlinear layer's slopes, at points and over pairs (coarser levels follow)."""
+    """Means of every unit's slopes, at points and over pairs (coarser levels follow)."""
 
     graph: Graph
-    active: dict[int, AveragedSlope]
-    secant: dict[int, AveragedSlope] | None
-    """None if no pair was drawn (fewer than two samples)."""
-    pairs: int
-    samples: int
+    sums: SlopeSums
     seconds: float
 
-    def at(self, level: EffectiveLevel, reading: Reading) -> Slopes:
+    @property
+    def samples(self) -> int:
+        """Points behind the active means."""
+        return self.sums.count("active")
+
+    @property
+    def pairs(self) -> int:
+        """Pairs behind the secant means; none if there were fewer than two samples."""
+        return self.sums.count("secant")
+
+    def at(self, level: Level, reading: Reading) -> Slopes:
         """The slopes of J_eff.
 
         `scalar`: one p_k a layer, pooling as the mean over the tile. `channel`: one a channel,
-        pooling by the selection frequency of each tap in each channel. Reading `paper` is the
-        source's printed formula: pooling as 1/τ times plain subsampling.
+        pooling by the selection frequency of each tap in each channel. `unit`: one a unit, pooling
+        by those of each window. Reading `paper` is the source's printed formula: pooling as 1/τ
+        times plain subsampling.
 
         Raises:
             ValueError: the secant reading without pairs, or `paper` at another level than scalar.
         """
-        if reading == "secant":
-            if self.secant is None:
-                raise ValueError("secant slopes need at least two samples")
-            return {i: slope.mean(level) for i, slope in self.secant.items()}
-        if reading == "paper":
-            if level != "scalar":
-                raise ValueError("the paper's reading has one slope a layer: level 'scalar'")
-            return scalar_slopes(self.graph, self.fractions(self.active), pooling="paper")
-        return {i: slope.mean(level) for i, slope in self.active.items()}
+        slopes = self._without(level, reading, None)
+        if slopes is None:
+            raise ValueError("secant slopes need at least two samples")
+        return slopes
 
-    def fractions(self, slopes: dict[int, AveragedSlope]) -> list[float]:
+    def left_out(self, level: Level, reading: Reading) -> list[Slopes]:
+        """`at`, leaving out each group of samples in turn; empty where nothing would be left."""
+        groups = self.sums.groups(_KINDS[reading])
+        found = [slopes for g in groups if (slopes := self._without(level, reading, g)) is not None]
+        return found if len(found) == len(groups) > 1 else []
+
+    def fractions(self, reading: Reading) -> list[float]:
         """p_k: the mean slope (or weight) of each nonlinear layer but max pooling, in graph order."""
-        return [float(s.values.mean()) for s in slopes.values() if not isinstance(s, TapWeights)]
+        means = self.sums.mean(_KINDS[reading]) or {}
+        return _fractions(means)
 
     def table(self) -> list[LayerSlope]:
         """One row a nonlinear layer: the p_k in both readings (None for pooling)."""
-
-        def mean(slopes: dict[int, AveragedSlope] | None, index: int) -> float | None:
-            slope = None if slopes is None else slopes[index]
-            return None if slope is None or isinstance(slope, TapWeights) else float(slope.values.mean())
-
+        active, secant = self.sums.mean("active") or {}, self.sums.mean("secant") or {}
         return [
             LayerSlope(
                 place=self.graph.nodes[i].place,
                 layer=layer.kind,
-                active=mean(self.active, i),
-                secant=mean(self.secant, i),
+                active=_mean(active.get(i)),
+                secant=_mean(secant.get(i)),
             )
             for i, layer in self.graph.nonlinear().items()
         ]
+
+    def _without(self, level: Level, reading: Reading, group: int | None) -> Slopes | None:
+        if reading == "paper" and level != "scalar":
+            raise ValueError("the paper's reading has one slope a layer: level 'scalar'")
+        means = self.sums.mean(_KINDS[reading], group)
+        if means is None:
+            return None
+        if reading == "paper":
+            return scalar_slopes(self.graph, _fractions(means), pooling="paper")
+        return {i: slope.coarsened(level) for i, slope in means.items()}
+
+
+def _mean(slope: AveragedSlope | None) -> float | None:
+    return None if slope is None or isinstance(slope, TapWeights) else float(slope.values.mean())
+
+
+def _fractions(means: Mapping[int, AveragedSlope]) -> list[float]:
+    """In graph order."""
+    found = (_mean(means[i]) for i in sorted(means))
+    return [p for p in found if p is not None]
 
 
 def scalar_slopes(
@@ -122,150 +153,137 @@ def mean_slopes(
     seed: int = 0,
     progress: Progress = silent,
     checkpoint: Checkpoint = no_checkpoint,
+    engine: Engine = SERIAL,
 ) -> MeanSlopes:
     """Average slopes over the samples and over random pairs of them, in passes over the data.
 
-    Each pass shuffles the data and evaluates it once in batches; pairs are the batch against
-    rotations of itself, so one evaluation of a sample serves several pairs.
+    One evaluation of a batch serves the means of all levels, at its points and over its pairs;
+    memory does not grow with the data (see `SlopeSums`).
 
     Args:
-        pairs: number of pairs wanted; at least that many are used if the data hold as many.
+        pairs: number of pairs wanted, see `draw`; one pass suffices for 15 pairs a sample.
         batch_size: samples evaluated at once; larger batches give more pairs a pass.
+        dtype, device: of the evaluation; sums are kept in float32 at least, in main memory.
+        seed: of the draw of pairs.
+        engine: where chunks of the data are evaluated.
+
+    Raises:
+        DataError: a sample cannot be read.
     """
     started = time.perf_counter()
-    working = graph.to(dtype, device)
-    plan = list(_plan(len(samples), pairs, batch_size, seed))
-    total = _Sums()
-    first = total.restore(working, checkpoint.load("slopes"))
-    for number, (indices, shifts, first_pass) in enumerate(plan[first:], first):
-        x = samples.batch(indices).to(device, dtype)
-        _, before = working.preactivations(x)
-        for index, layer in working.nonlinear().items():
-            a = before[index]
-            if first_pass:
-                total.add("active", index, layer.linearize(a)[1].mean("channel"), len(indices))
-            for shift, count in shifts:
-                slope = layer.secant(a[:count], a.roll(-shift, 0)[:count]).mean("channel")
-                total.add("secant", index, slope, count)
-        checkpoint.save("slopes", **total.state(number + 1))
-        progress("slopes", number + 1, len(plan))
-    counted = [count for _, shifts, _ in plan for _, count in shifts]
-    return MeanSlopes(
-        graph=graph,
-        active=total.means("active"),
-        secant=total.means("secant") if counted else None,
-        pairs=sum(counted),
-        samples=len(samples),
-        seconds=time.perf_counter() - started,
-    )
+    parts = chunks(draw(len(samples), pairs, batch_size, seed))
+    total, done = SlopeSums(), 0
+    if (saved := checkpoint.load("slopes")) is not None:
+        total, done = SlopeSums.restored(graph, saved), int(saved["done"])
+    shared = _Evaluation(graph.to(dtype, device), samples, dtype, device)
+    clock = Clock()
+    for number, sums in enumerate(engine.map(_chunk_sums, shared, parts[done:]), done + 1):
+        total.merge(sums)
+        if clock.due():
+            checkpoint.save("slopes", done=np.array(number), **total.state())
+        progress("slopes", number, len(parts))
+    return MeanSlopes(graph, total, time.perf_counter() - started)
 
 
-def _plan(
-    count: int, pairs: int, batch_size: int, seed: int
-) -> list[tuple[list[int], list[tuple[int, int]], bool]]:
-    """Batches of indices, the rotations (shift, pairs used) to pair each batch by, and whether it is a first pass."""
-    generator = np.random.default_rng(seed)
-    wanted = min(pairs, count * (count - 1) // 2)
-    plan: list[tuple[list[int], list[tuple[int, int]], bool]] = []
-    drawn, passes = 0, 0
-    while passes == 0 or drawn < wanted:
-        order = generator.permutation(count).tolist()
-        # Even batches: no batch of one sample, which would have no pair.
-        number = max(1, -(-count // batch_size))
-        edges = np.linspace(0, count, number + 1).round().astype(int).tolist()
-        for start, stop in itertools.pairwise(edges):
-            size = stop - start
-            shifts: list[tuple[int, int]] = []
-            # Rotations by s and size − s give the same pairs; half a turn gives each pair twice.
-            for shift in range(1, size // 2 + 1):
-                distinct = size // 2 if 2 * shift == size else size
-                take = min(distinct, wanted - drawn)
-                if take > 0:
-                    shifts.append((shift, take))
-                    drawn += take
-            if passes == 0 or shifts:
-                plan.append((order[start:stop], shifts, passes == 0))
-        passes += 1
-    return plan
+@dataclass(frozen=True)
+class _Evaluation:
+    graph: Graph
+    samples: Samples
+    dtype: torch.dtype
+    device: torch.device | str
 
 
-@dataclass
-class _Sums:
-    """Weighted sums of averaged slopes, by reading and node."""
+def _chunk_sums(shared: _Evaluation, batches: Sequence[Batch]) -> SlopeSums:
+    sums = SlopeSums()
+    for batch in batches:
+        x = shared.samples.batch(batch.indices).to(shared.device, shared.dtype)
+        _add_batch(sums, shared.graph, x, batch)
+    return sums.cpu()
 
-    slopes: dict[tuple[str, int], AveragedSlope] = field(default_factory=dict)
-    weights: dict[tuple[str, int], float] = field(default_factory=dict)
 
-    def add(self, reading: str, index: int, slope: AveragedSlope, weight: float) -> None:
-        key = (reading, index)
-        values = slope.values.cpu() * weight
-        if key in self.slopes:
-            values = values + self.slopes[key].values
-        self.slopes[key] = slope.with_values(values)
-        self.weights[key] = self.weights.get(key, 0.0) + weight
+def _add_batch(sums: SlopeSums, graph: Graph, x: Tensor, batch: Batch) -> None:
+    layers = graph.nonlinear()
+    active: dict[int, AveragedSlope] = {}
+    secant: dict[PairRun, dict[int, AveragedSlope]] = {run: {} for run in batch.pairs}
 
-    def means(self, reading: str) -> dict[int, AveragedSlope]:
-        return {
-            index: slope.with_values(slope.values / self.weights[reading, index])
-            for (kind, index), slope in self.slopes.items()
-            if kind == reading
-        }
+    def visit(index: int, a: Tensor) -> Tensor:
+        layer = layers[index]
+        point = layer.at(a)
+        if batch.new:
+            active[index] = point.slope.total()
+        for run, found in secant.items():
+            ends = point.rows(run.first, run.count), point.rows(run.second, run.count)
+            found[index] = layer.between(*ends).total()
+        return point.value
 
-    def state(self, done: int) -> dict[str, np.ndarray]:
-        arrays = {f"{kind}.{index}": s.values.numpy() for (kind, index), s in self.slopes.items()}
-        weights = {f"weight.{kind}.{index}": np.array(w) for (kind, index), w in self.weights.items()}
-        return {"done": np.array(done), **arrays, **weights}
-
-    def restore(self, graph: Graph, state: State | None) -> int:
-        if state is None:
-            return 0
-        for name, values in state.items():
-            kind, _, number = name.partition(".")
-            if kind in ("active", "secant"):
-                index = int(number)
-                layer = graph.nonlinear()[index]
-                self.slopes[kind, index] = layer.averaged(torch.from_numpy(values))
-                self.weights[kind, index] = float(state[f"weight.{name}"])
-        return int(state["done"])
+    graph.evaluate(x, visit)
+    if batch.new:
+        sums.add("active", batch.groups, active, len(batch.indices))
+    for run, found in secant.items():
+        sums.add("secant", batch.groups, found, run.count)
 
 
 def effective(
     slopes: MeanSlopes,
-    level: EffectiveLevel = "scalar",
+    level: Level = "scalar",
     reading: Reading = "active",
     *,
     tolerance: float = 1e-6,
     seed: int = 0,
-) -> Effective:
+    start: Tensor | None = None,
+) -> tuple[Effective, Tensor]:
     """L_eff = σ_max(J_eff) at one level and reading; an estimate.
 
     Args:
         slopes: from `mean_slopes`.
-        level: "scalar" (one p_k a layer) or "channel".
+        level: "scalar" (one p_k a layer), "channel" or "unit".
         reading: "active" (slopes at points), "secant" (over pairs) or "paper" (see `MeanSlopes.at`).
         tolerance: relative accuracy of the spectral norm.
+        start: a direction to start from (*in), such as that of another level.
 
-    Source: W. Czaja, R. Balan, P.-E. Jabin (2020), effective Lipschitz constant.
+    Returns:
+        The result, and the leading right singular vector, shape (*in).
+
+    Its `standard_error` is the jackknife's over groups of samples, of the first-order change uᵀJv of
+    the norm with the singular vectors u, v held.
+
+    Source: W. Czaja, R. Balan, P.-E. Jabin (2020), effective Lipschitz constant; B. Efron, C. Stein (1981).
     """
     started = time.perf_counter()
     operator = linearize(slopes.graph, slopes.at(level, reading))
-    found = spectral_norm(operator, tolerance=tolerance, block=2, seed=seed, max_steps=200)
+    block = None if start is None else start[None, None]
+    found = spectral_norm(operator, tolerance=tolerance, block=2, start=block, seed=seed, max_steps=200)
     value = float(found.value)
-    fractions = slopes.fractions((slopes.secant if reading == "secant" else slopes.active) or {})
-    return Effective(
+    others = slopes.left_out(level, reading)
+    replicates = [
+        float((linearize(slopes.graph, other).matvec(found.right[None]) * found.left).sum())
+        for other in others
+    ]
+    result = Effective(
         name="effective",
         value=value,
         method=f"spectral norm of the Jacobian with {level} means of the {_MEANING[reading]}",
         source="Czaja, Balan, Jabin 2020: effective Lipschitz constant",
         cost=Cost(
             seconds=time.perf_counter() - started + slopes.seconds,
-            forward_passes=float(slopes.samples + 4 * found.steps),
+            forward_passes=float(slopes.samples + 4 * found.steps + len(replicates)),
         ),
         level=level,
         reading=reading,
-        slope_product=_product(fractions) if level == "scalar" else None,
+        slope_product=math.prod(slopes.fractions(reading)) if level == "scalar" else None,
         relative_error=float(found.error) / value if value > 0 else 0.0,
+        standard_error=jackknife_error(replicates),
     )
+    return result, found.right[0]
+
+
+def jackknife_error(replicates: Sequence[float]) -> float | None:
+    """The standard error of an estimate from its values with each group left out; None for fewer than two."""
+    count = len(replicates)
+    if count < 2:
+        return None
+    values = np.asarray(replicates)
+    return float(np.sqrt((count - 1) / count * np.square(values - values.mean()).sum()))
 
 
 _MEANING = {
@@ -273,10 +291,3 @@ _MEANING = {
     "secant": "secant slopes of pairs",
     "paper": "slopes at the samples, pooling as 1/τ times subsampling",
 }
-
-
-def _product(fractions: Sequence[float]) -> float:
-    product = 1.0
-    for p in fractions:
-        product *= p
-    return product
