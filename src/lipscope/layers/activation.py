@@ -270,13 +270,16 @@ class ReLU(PiecewiseLinear):
         return xs[0].relu()
 
     def derivative(self, x: Tensor) -> Tensor:
-        return (x > 0).to(x.dtype)
+        # Written as numbers at once: turning truth values into numbers takes several times as long.
+        return torch.gt(x.detach(), 0, out=torch.empty_like(x))
 
     def between(self, first: Point, second: Point) -> Diagonal:
         # On one side of the kink the quotient is exactly 0 or 1 without asking which.
         gap = first.x - second.x
         quotient = (first.value - second.value).div_(gap)
-        return Diagonal(torch.where(gap == 0, self.derivative(first.x), quotient))
+        if not quotient.sum().isfinite():  # 0/0 between equal inputs
+            quotient = torch.where(gap == 0, self.derivative(first.x), quotient)
+        return Diagonal(quotient)
 
 
 @dataclass(eq=False)
