@@ -2,48 +2,71 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import safetensors
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, IterableDataset
+from torch.utils.data import DataLoader, IterableDataset
 
 from ..errors import DataError
 from .files import printable, read_tensors, reason
-from .images import ImagePreprocessing, stacked
+from .images import ImagePreprocessing, on_threads, stacked
+from .names import RowNames
 from .samples import Samples
 
 Array = npt.NDArray[Any]
+Rows = Callable[[Sequence[int]], Array]
+"""Stored samples at the indices, as an array (len(indices), *stored shape)."""
 
 ARRAY_SUFFIXES = (".npy", ".npz", ".safetensors", ".pt")
+SAMPLE_KEYS = ("x", "data", "images", "image", "pixel_values")
+"""Names under which samples are looked for among several arrays or columns."""
 
-_KEYS = ("x", "data", "images")
 _CHANNELS = (1, 3, 4)
-_ITERATED_BATCH = 64
+_STACKED = 256
 
 
-def array_file(path: Path, preprocess: ImagePreprocessing | None) -> Samples:
-    """Samples from a .npy (memory mapped), .npz, .safetensors or .pt file.
+def array_file(path: Path, preprocess: ImagePreprocessing | None, workers: int) -> Samples:
+    """Samples from a .npy (memory mapped), .safetensors (likewise), .npz or .pt file (read whole).
 
     Raises:
         DataError: the file is corrupt, needs code to load, or holds no single array of numbers.
     """
-    if path.suffix.lower() in (".npy", ".npz"):
-        held = _read_numpy(path)
-    else:
-        held = read_tensors(path, DataError)
-        if isinstance(held, dict) and path.suffix.lower() == ".safetensors":
-            held = _single(held, printable(path))
+    rows = _FileRows(path)
+    return from_rows(rows, rows.count, printable(path.name), preprocess, workers)
+
+
+class _FileRows:
+    """Rows of an array file; pickled as its path, and opened again where it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path.absolute()
+        self._rows, self.count = _open(path)
+
+    def __call__(self, indices: Sequence[int]) -> Array:
+        return self._rows(indices)
+
+    def __reduce__(self) -> tuple[type[_FileRows], tuple[Path]]:
+        return _FileRows, (self._path,)
+
+
+def _open(path: Path) -> tuple[Rows, int]:
+    """The rows of a file and their number."""
+    suffix, name = path.suffix.lower(), printable(path)
+    if suffix == ".safetensors":
+        return _open_safetensors(path)
+    held = _read_numpy(path) if suffix in (".npy", ".npz") else read_tensors(path, DataError)
     if not isinstance(held, (Tensor, np.ndarray)):
-        raise DataError(
-            f"{printable(path)} holds a {type(held).__name__}, not a tensor; save one tensor of samples"
-        )
-    return from_array(held, printable(path.name), preprocess)
+        raise DataError(f"{name} holds a {type(held).__name__}, not a tensor; save one tensor of samples")
+    rows = _HeldRows(_checked(_numpy(held, name), name))
+    return rows, len(rows.array)
 
 
 def _read_numpy(path: Path) -> object:
@@ -52,7 +75,7 @@ def _read_numpy(path: Path) -> object:
         held = np.load(path, mmap_mode="r", allow_pickle=False)
         if isinstance(held, np.lib.npyio.NpzFile):
             with held:
-                return _single(held, printable(path))
+                return held[_sample_key(list(held), printable(path))]
         return held
     except DataError:
         raise
@@ -67,62 +90,130 @@ def _read_numpy(path: Path) -> object:
         ) from error
 
 
-def _single(held: Mapping[str, Any], name: str) -> Any:
-    keys = list(held)
-    chosen = keys if len(keys) == 1 else [k for k in _KEYS if k in keys]
+def _open_safetensors(path: Path) -> tuple[Rows, int]:
+    name = printable(path)
+    try:
+        held: Any = safetensors.safe_open(path, "pt")
+        stored = held.get_slice(_sample_key(list(held.keys()), name))
+        shape = tuple(stored.get_shape())
+    except DataError:
+        raise
+    except Exception as error:  # the reader raises types of its own on malformed files
+        raise DataError(f"{name} cannot be read: {reason(error)}; check that the file is whole") from error
+    _check_shape(shape, name)
+    return _SafetensorsRows(stored, name), shape[0]
+
+
+@dataclass(frozen=True)
+class _SafetensorsRows:
+    """Rows of a tensor in a mapped file: only those asked for are read."""
+
+    stored: Any
+    name: str
+
+    def __call__(self, indices: Sequence[int]) -> Array:
+        pieces = [self.stored[start:stop] for start, stop in _runs(indices)]
+        return _numpy(torch.cat(pieces) if pieces else self.stored[:0], self.name)
+
+
+def _runs(indices: Sequence[int]) -> Iterator[tuple[int, int]]:
+    """The indices as runs start, start + 1, ..., stop − 1."""
+    start = 0
+    for end in range(1, len(indices) + 1):
+        if end == len(indices) or indices[end] != indices[end - 1] + 1:
+            yield indices[start], indices[end - 1] + 1
+            start = end
+
+
+def _sample_key(keys: list[str], name: str) -> str:
+    chosen = keys if len(keys) == 1 else [k for k in SAMPLE_KEYS if k in keys]
     if not chosen:
         listed = ", ".join(keys[:20]) or "nothing"
         raise DataError(f"{name} holds several arrays or none ({listed}); name the samples x, data or images")
-    return held[chosen[0]]
+    return chosen[0]
 
 
-def from_array(array: Tensor | Array, name: str, preprocess: ImagePreprocessing | None) -> Samples:
+@dataclass(frozen=True)
+class _HeldRows:
+    array: Array
+
+    def __call__(self, indices: Sequence[int]) -> Array:
+        return self.array[list(indices)]
+
+
+def from_array(
+    array: Tensor | Array, name: str, preprocess: ImagePreprocessing | None, workers: int
+) -> Samples:
     """The rows of an array (samples, *shape).
 
     Raises:
         DataError: it has no row, or does not hold real numbers.
     """
-    rows = _numpy(array, name)
-    if rows.ndim == 0 or rows.size == 0:
-        raise DataError(
-            f"{name} holds no samples (its shape is {rows.shape}); the first dimension counts samples"
-        )
-    return _from_rows(lambda indices: rows[list(indices)], len(rows), rows[:1], name, preprocess)
+    rows = _checked(_numpy(array, name), name)
+    return from_rows(_HeldRows(rows), len(rows), name, preprocess, workers)
 
 
-def from_dataset(
-    data: Dataset[Any] | DataLoader[Any] | Sequence[Any], name: str, preprocess: ImagePreprocessing | None
-) -> Samples:
-    """The items of a data set or sequence, each a sample or (sample, label); fetched batch by batch.
+def _checked(rows: Array, name: str) -> Array:
+    _check_shape(rows.shape, name)
+    return rows
 
-    Data sets without indices, and data loaders, are read once and held.
+
+def _check_shape(shape: tuple[int, ...], name: str) -> None:
+    if not shape or 0 in shape:
+        raise DataError(f"{name} holds no samples (its shape is {shape}); the first dimension counts samples")
+
+
+def from_dataset(data: Any, name: str, preprocess: ImagePreprocessing | None, workers: int) -> Samples:
+    """The items of a data set, sequence or iterable, each a sample or (sample, label).
+
+    What has a length and indices is fetched batch by batch. Data loaders (which give batches) and
+    other iterables (which give samples) are read once and held.
 
     Raises:
         DataError: there is no item, an item is no array of numbers, or reading it raised an exception.
     """
-    if isinstance(data, IterableDataset):
-        data = DataLoader(data, batch_size=_ITERATED_BATCH)
     if isinstance(data, DataLoader):
-        try:
-            batches = [_numpy(_first(batch, name), name) for batch in data]
-        except DataError:
-            raise
-        except Exception as error:  # whatever the user's code raises
-            raise DataError(f"{name} raised {type(error).__name__}: {reason(error)}") from error
-        if not batches:
-            raise DataError(f"{name} holds no samples; at least one is needed")
-        return from_array(_joined(np.concatenate, batches, name), name, preprocess)
-
-    def rows(indices: Sequence[int]) -> Array:
-        return _joined(np.stack, [_item(data, i, name) for i in indices], name)
-
+        return from_array(_collected(data, name, batched=True), name, preprocess, workers)
+    if isinstance(data, IterableDataset) or not hasattr(data, "__getitem__"):
+        return from_array(_collected(data, name, batched=False), name, preprocess, workers)
     try:
-        count = len(data)  # type: ignore[arg-type]  # torch's Dataset does not promise a length
+        count = len(data)
     except TypeError as error:
         raise DataError(f"{name} has no length; give it a __len__, or pass a list or a DataLoader") from error
     if count == 0:
         raise DataError(f"{name} holds no samples; at least one is needed")
-    return _from_rows(rows, count, rows([0]), name, preprocess)
+    return from_rows(_Items(data, name), count, name, preprocess, workers)
+
+
+@dataclass(frozen=True)
+class _Items:
+    data: Any
+    name: str
+
+    def __call__(self, indices: Sequence[int]) -> Array:
+        return _joined(np.stack, [_item(self.data, i, self.name) for i in indices], self.name)
+
+
+def _collected(data: Iterable[Any], name: str, *, batched: bool) -> Array:
+    """All that an iterable gives, of batches or of samples, as one array."""
+    blocks: list[Array] = []
+    samples: list[Array] = []
+    try:
+        for item in data:
+            # Copied: a generator may give the same buffer again, filled anew.
+            (blocks if batched else samples).append(np.array(_numpy(_first(item, name), name)))
+            if len(samples) == _STACKED:
+                blocks.append(_joined(np.stack, samples, name))
+                samples = []
+    except DataError:
+        raise
+    except Exception as error:  # whatever the user's code raises
+        raise DataError(f"{name} raised {type(error).__name__}: {reason(error)}") from error
+    if samples:
+        blocks.append(_joined(np.stack, samples, name))
+    if not blocks:
+        raise DataError(f"{name} holds no samples; at least one is needed")
+    return _joined(np.concatenate, blocks, name)
 
 
 def _item(data: Any, index: int, name: str) -> Array:
@@ -178,34 +269,48 @@ def _numpy(array: Tensor | Array, name: str) -> Array:
     return array
 
 
-def _from_rows(
-    rows: Callable[[Sequence[int]], Array],
-    count: int,
-    example: Array,
-    name: str,
-    preprocess: ImagePreprocessing | None,
+def from_rows(
+    rows: Rows, count: int, name: str, preprocess: ImagePreprocessing | None, workers: int
 ) -> Samples:
-    """Samples whose stored rows are given by index; `example` is the first row, (1, *stored shape)."""
-    names = [f"{name}[{i}]" for i in range(count)]
+    """Samples whose stored rows are given by index; 8-bit images are preprocessed if that is asked for."""
+    names = RowNames(name, count)
+    example = rows([0])
     stored = example.shape[1:]
     if preprocess is not None and example.dtype == np.uint8 and _pixels(example[0]) is not None:
         sentence = f"8-bit images of shape {stored}: {preprocess.describe()}"
-        return Samples(names, preprocess.shape, sentence, name, lambda i: _seen(rows(i), preprocess))
+        return Samples(names, preprocess.shape, sentence, name, _Pictures(rows, preprocess, workers))
     if example.dtype.kind == "f":
         sentence = f"taken as stored ({example.dtype.name})"
     else:
         sentence = f"{example.dtype.name} values converted to float32, not scaled"
-    return Samples(names, stored, sentence, name, lambda i: _floats(rows(i)))
+    return Samples(names, stored, sentence, name, _Floats(rows))
 
 
-def _floats(rows: Array) -> Tensor:
-    wide = rows.dtype.kind == "f" and rows.dtype.itemsize >= 8
-    return torch.from_numpy(rows.astype(np.float64 if wide else np.float32))
+@dataclass(frozen=True)
+class _Floats:
+    """Reads rows as they are, in float32 or, where stored so, float64."""
+
+    rows: Rows
+
+    def __call__(self, indices: Sequence[int]) -> Tensor:
+        rows = self.rows(indices)
+        wide = rows.dtype.kind == "f" and rows.dtype.itemsize >= 8
+        return torch.from_numpy(rows.astype(np.float64 if wide else np.float32))
 
 
-def _seen(rows: Array, preprocess: ImagePreprocessing) -> Tensor:
-    images = (Image.fromarray(pixels) for row in rows if (pixels := _pixels(row)) is not None)
-    return stacked((preprocess(image) for image in images), preprocess.shape)
+@dataclass(frozen=True)
+class _Pictures:
+    """Reads rows that are 8-bit images."""
+
+    rows: Rows
+    preprocess: ImagePreprocessing
+    workers: int
+
+    def __call__(self, indices: Sequence[int]) -> Tensor:
+        images = [
+            Image.fromarray(pixels) for row in self.rows(indices) if (pixels := _pixels(row)) is not None
+        ]
+        return stacked(on_threads(self.preprocess, images, self.workers), self.preprocess.shape)
 
 
 def _pixels(row: Array) -> Array | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from PIL import Image
@@ -51,13 +51,18 @@ def demo_photographs(preprocess: ImagePreprocessing) -> Samples:
             for left in range(0, photograph.width - CROP + 1, STRIDE):
                 crop = photograph.crop((left, top, left + CROP, top + CROP))
                 crops[f"{Path(file).stem}[{top},{left}]"] = crop
-    cut = list(crops.values())
-
-    def read(indices: Sequence[int]) -> Tensor:
-        return stacked((crop_preprocess(cut[i]) for i in indices), crop_preprocess.shape)
-
     sentence = f"{CROP}×{CROP} crops at stride {STRIDE}, {crop_preprocess.describe()}"
+    read = _Crops(list(crops.values()), crop_preprocess)
     return Samples(list(crops), crop_preprocess.shape, sentence, "demo photographs (scikit-image)", read)
+
+
+@dataclass(frozen=True)
+class _Crops:
+    crops: list[Image.Image]
+    preprocess: ImagePreprocessing
+
+    def __call__(self, indices: Sequence[int]) -> Tensor:
+        return stacked((self.preprocess(self.crops[i]) for i in indices), self.preprocess.shape)
 
 
 def _photograph_folder() -> Path:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 import numpy as np
 import torch
@@ -16,11 +18,17 @@ from torch import Tensor
 
 from ..errors import DataError
 from .files import printable, reason
+from .names import FileNames
 from .samples import Samples
+
+T = TypeVar("T")
+R = TypeVar("R")
 
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".ppm"}
 
-_DECODERS = min(8, os.cpu_count() or 1)
+DECODERS = min(8, os.cpu_count() or 1)
+"""Threads that decode images unless told otherwise: beyond these, Python's lock gives little more."""
+
 _MAX_ENLARGED_PIXELS = 2**26
 
 
@@ -104,6 +112,11 @@ class ImagePreprocessing:
             raise DataError(f"its sides of {image.width}×{image.height} are too unequal to enlarge it")
         return image.resize((width, height), Image.Resampling.BILINEAR)
 
+    def key(self) -> bytes:
+        """All that decides the result, without rounding: two that differ give different bytes."""
+        mean, std = ([float(v) for v in values] for values in (self.mean, self.std))
+        return f"{self.size} {mean} {std} {self.mode} {self.resize}".encode()
+
     def describe(self) -> str:
         """What is done, as a sentence part."""
         height, width = self.size
@@ -115,6 +128,23 @@ class ImagePreprocessing:
             mean, std = (", ".join(f"{v:g}" for v in values) for values in (self.mean, self.std))
             steps += [f"minus mean ({mean})", f"over std ({std})"]
         return ", ".join(steps)
+
+
+def preprocessing_for(
+    shape: Sequence[int] | None, preprocess: ImagePreprocessing | None
+) -> ImagePreprocessing:
+    """The preprocessing asked for, else a crop to the model's input shape.
+
+    Raises:
+        DataError: neither is known, or the shape is not that of an image.
+    """
+    if preprocess is not None:
+        return preprocess
+    if shape is None:
+        raise DataError(
+            "images need the model's input shape (channels, height, width) to be cropped to; give it"
+        )
+    return ImagePreprocessing.for_shape(shape)
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:
@@ -130,24 +160,86 @@ def _eight_bits(image: Image.Image) -> Image.Image:
     return image.convert("RGBA") if image.mode == "P" else image
 
 
-def decode(path: Path, preprocess: ImagePreprocessing) -> Tensor:
-    """One image file as the network sees it: float32 (channels, height, width).
+@dataclass(frozen=True)
+class EncodedImage:
+    """An image file, or its bytes, and what to call it in errors."""
 
-    Raises:
-        DataError: the file is no readable image; it is named.
-    """
-    try:
-        if path.stat().st_size == 0:
+    name: str
+    content: Path | bytes
+
+    def decoded(self, preprocess: ImagePreprocessing) -> Tensor:
+        """The image as the network sees it: float32 (channels, height, width).
+
+        Raises:
+            DataError: it is no readable image; it is named.
+        """
+        try:
+            self._check_not_empty()
+            with Image.open(
+                io.BytesIO(self.content) if isinstance(self.content, bytes) else self.content
+            ) as image:
+                return preprocess(image)
+        except UnidentifiedImageError:
+            why = "its content is no known image format"
+        except Image.DecompressionBombError:
+            why = "it has too many pixels (a decompression bomb?)"
+        except Exception as error:  # Pillow's plug-ins raise many types on malformed files
+            why = reason(error)
+        raise DataError(f"cannot read the image {self.name}: {why}; repair or remove it")
+
+    def mark(self, preprocess: ImagePreprocessing) -> bytes:
+        """A digest of the encoded bytes and the preprocessing, see `Marker`.
+
+        Raises:
+            DataError: the file cannot be read; it is named.
+        """
+        start = hashlib.sha256(preprocess.key() + b"\0")
+        try:
+            self._check_not_empty()
+            if isinstance(self.content, bytes):
+                start.update(self.content)
+                return start.digest()
+            with self.content.open("rb") as file:
+                return hashlib.file_digest(file, start.copy).digest()
+        except (OSError, DataError) as error:
+            raise DataError(
+                f"cannot read the image {self.name}: {reason(error)}; repair or remove it"
+            ) from error
+
+    def _check_not_empty(self) -> None:
+        size = len(self.content) if isinstance(self.content, bytes) else self.content.stat().st_size
+        if size == 0:
             raise DataError("it is empty (0 bytes)")
-        with Image.open(path) as image:
-            return preprocess(image)
-    except UnidentifiedImageError:
-        why = "its content is no known image format"
-    except Image.DecompressionBombError:
-        why = "it has too many pixels (a decompression bomb?)"
-    except Exception as error:  # Pillow's plug-ins raise many types on malformed files
-        why = reason(error)
-    raise DataError(f"cannot read the image {printable(path)}: {why}; repair or remove it")
+
+
+@dataclass(frozen=True)
+class ImageReader:
+    """Reads and marks encoded images, see `Reader` and `Marker`, on threads of its own.
+
+    Attributes:
+        encoded: the images at the indices.
+        workers: number of threads.
+    """
+
+    encoded: Callable[[Sequence[int]], Sequence[EncodedImage]]
+    preprocess: ImagePreprocessing
+    workers: int
+
+    def __call__(self, indices: Sequence[int]) -> Tensor:
+        """The images as the network sees them."""
+        images = self.encoded(indices)
+        seen = on_threads(lambda image: image.decoded(self.preprocess), images, self.workers)
+        return stacked(seen, self.preprocess.shape)
+
+    def mark(self, indices: Sequence[int]) -> list[bytes]:
+        """One digest an image."""
+        return on_threads(lambda image: image.mark(self.preprocess), self.encoded(indices), self.workers)
+
+
+def on_threads(task: Callable[[T], R], items: Iterable[T], workers: int) -> list[R]:
+    """What the task gives for each item, in order; the first exception in that order is raised."""
+    with ThreadPoolExecutor(workers, "lipscope-decode") as pool:
+        return list(pool.map(task, items))
 
 
 def stacked(seen: Iterable[Tensor], shape: tuple[int, ...]) -> Tensor:
@@ -156,39 +248,45 @@ def stacked(seen: Iterable[Tensor], shape: tuple[int, ...]) -> Tensor:
     return torch.from_numpy(np.stack(pixels)) if pixels else torch.empty(0, *shape)
 
 
-def image_folder(folder: Path, preprocess: ImagePreprocessing) -> Samples:
+@dataclass(frozen=True)
+class _ImageFiles:
+    folder: Path
+    files: Sequence[str]
+
+    def __call__(self, indices: Sequence[int]) -> list[EncodedImage]:
+        paths = [self.folder / self.files[i] for i in indices]
+        return [EncodedImage(printable(path), path) for path in paths]
+
+
+def image_folder(folder: Path, preprocess: ImagePreprocessing, workers: int = DECODERS) -> Samples:
     """All images below a folder, sorted by name; hidden files are skipped, links to folders followed.
 
     Raises:
         DataError: there is no image, or a folder cannot be listed.
     """
-    paths = {path.relative_to(folder).as_posix(): path for path in _find_images(folder)}
-    if not paths:
+    files = sorted(path.relative_to(folder).as_posix() for path in _find_images(folder))
+    if not files:
         kinds = ", ".join(sorted(suffix[1:] for suffix in IMAGE_SUFFIXES))
         raise DataError(
             f"the folder {printable(folder)} holds no images ({kinds}); name another folder or file"
         )
-    names = sorted(paths)
-    return images([paths[n] for n in names], names, printable(folder.absolute().name or folder), preprocess)
+    return image_files(folder, files, printable(folder.absolute().name or folder), preprocess, workers)
 
 
-def images(paths: list[Path], names: list[str], name: str, preprocess: ImagePreprocessing) -> Samples:
-    """Samples that are image files, decoded batch by batch on a few threads."""
-
-    def read(indices: Sequence[int]) -> Tensor:
-        with ThreadPoolExecutor(_DECODERS) as pool:
-            return stacked(pool.map(lambda i: decode(paths[i], preprocess), indices), preprocess.shape)
-
-    return Samples([printable(n) for n in names], preprocess.shape, preprocess.describe(), name, read)
+def image_files(
+    folder: Path, files: Sequence[str], name: str, preprocess: ImagePreprocessing, workers: int = DECODERS
+) -> Samples:
+    """Samples that are image files of a folder, decoded batch by batch on some threads."""
+    read = ImageReader(_ImageFiles(folder.absolute(), files), preprocess, workers)
+    return Samples(FileNames(files), preprocess.shape, preprocess.describe(), name, read, read.mark)
 
 
-def _find_images(folder: Path) -> list[Path]:
+def _find_images(folder: Path) -> Iterator[Path]:
     def refuse(error: OSError) -> None:
         raise DataError(
             f"cannot list the folder {printable(error.filename)}: {reason(error)}; check its permissions"
         )
 
-    found: list[Path] = []
     visited: set[Path] = set()
     for place, folders, files in os.walk(folder, onerror=refuse, followlinks=True):
         real = Path(place).resolve()
@@ -198,5 +296,4 @@ def _find_images(folder: Path) -> list[Path]:
         visited.add(real)
         folders[:] = sorted(f for f in folders if not f.startswith("."))
         visible = (f for f in files if not f.startswith(".") and Path(f).suffix.lower() in IMAGE_SUFFIXES)
-        found += [Path(place, f) for f in visible]
-    return found
+        yield from (Path(place, f) for f in visible)

@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import difflib
-import importlib
-import importlib.util
-import operator
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 
 from torch import Tensor, nn
 
 from ..data import ImagePreprocessing
+from ..data.callables import called, named_object
 from ..data.files import printable, read_tensors, reason
 from ..errors import ModelError
 from .weights import weights_path
@@ -63,69 +58,18 @@ def load_model(
 
 
 def _make(place: str, attribute: str) -> nn.Module:
-    if not place or not attribute:
-        raise ModelError(f"{place}:{attribute} names no model; give module:callable or file.py:callable")
     name = f"{place}:{attribute}"
-    module = _import(place)
-    try:
-        found = operator.attrgetter(attribute)(module)
-    except AttributeError as error:
-        close = difflib.get_close_matches(attribute, [n for n in dir(module) if not n.startswith("__")])
-        hint = f"did you mean {' or '.join(close)}?" if close else "check its name"
-        raise ModelError(f"{place} has no attribute {attribute}; {hint}") from error
+    found = named_object(place, attribute, "model", ModelError)
     if isinstance(found, nn.Module):
         return found
     if not callable(found):
         raise ModelError(
             f"{name} is a {type(found).__name__}; name a torch module or a callable that returns one"
         )
-    try:
-        made = found()
-    except (Exception, SystemExit) as error:
-        raise ModelError(
-            f"{name} raised {type(error).__name__}: {reason(error)}; it is called without arguments"
-        ) from error
+    made = called(found, name, ModelError)
     if not isinstance(made, nn.Module):
         raise ModelError(f"{name} returned a {type(made).__name__}, not a torch module")
     return made
-
-
-def _import(place: str) -> ModuleType:
-    is_file = place.endswith(".py")
-    if is_file and not Path(place).is_file():
-        raise ModelError(f"there is no file {printable(place)}; check the path of the model")
-    # The folders stay on the path: a model may import its siblings only when it runs.
-    for folder in [str(Path.cwd())] + [str(Path(place).absolute().parent)] * is_file:
-        if folder not in sys.path:
-            sys.path.insert(0, folder)
-    try:
-        return _import_file(Path(place)) if is_file else importlib.import_module(place)
-    except (Exception, SystemExit) as error:
-        if isinstance(error, ModuleNotFoundError) and not is_file and _leads_to(error.name, place):
-            raise ModelError(
-                f"there is no module {place} in the current directory or installed; give module:callable or "
-                "file.py:callable"
-            ) from error
-        raise ModelError(
-            f"importing {printable(place)} raised {type(error).__name__}: {reason(error)}"
-        ) from error
-
-
-def _leads_to(missing: str | None, place: str) -> bool:
-    """Whether the missing module is the one asked for, and not one that it imports."""
-    return missing is not None and f"{place}.".startswith(f"{missing}.")
-
-
-def _import_file(path: Path) -> ModuleType:
-    # Under a name of its own: a file may be called like an installed module.
-    name = f"_lipscope_model_{path.stem}"
-    spec = importlib.util.spec_from_file_location(name, path)
-    if spec is None or spec.loader is None:
-        raise ImportError("it is no Python file")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # dataclasses and pickle look their module up here
-    spec.loader.exec_module(module)
-    return module
 
 
 def _load_state(module: nn.Module, path: Path) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -164,7 +164,7 @@ def _recheck_order(
     return [candidates[n] for n in order[:16] if ratios[n] >= best * (1 - 1e-6)]
 
 
-def _duplicates(groups: list[list[int]], names: list[str]) -> Iterator[Duplicate]:
+def _duplicates(groups: list[list[int]], names: Sequence[str]) -> Iterator[Duplicate]:
     listed = 0
     for members in groups:
         for other in members[1:]:
