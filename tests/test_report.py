@@ -36,9 +36,13 @@ from lipscope.results import (
     LayerBound,
     LayerSlope,
     Local,
+    MidRange,
     ModelInfo,
     Provenance,
     Result,
+    SecondMoment,
+    StretchBin,
+    StretchCurve,
     Witness,
 )
 
@@ -68,6 +72,18 @@ _EFFECTIVE = [
     ("scalar", "paper", 0.03, 3.4971e-4),
     ("channel", "active", 0.4, None),
     ("channel", "secant", 0.2, None),
+]
+# (level, reading, value, slope product, standard error)
+_LEVELS = [
+    ("scalar", "active", 0.161, 3.4971e-4, 0.0012),
+    ("scalar", "secant", 0.0518, 1.1358e-4, 0.0004),
+    ("scalar", "paper", 0.03, 3.4971e-4, None),
+    ("channel", "active", 0.4, None, 0.011),
+    ("channel", "secant", 0.2, None, 0.006),
+    ("unit", "active", 0.6214, None, 0.021),
+    ("unit", "secant", 0.3307, None, 0.013),
+    ("full", "active", 4.612, None, 0.74),
+    ("full", "secant", 0.9021, None, 0.037),
 ]
 _SLOPES = {
     "features.1": (0.393, 0.391),
@@ -211,6 +227,80 @@ def make_result(
             peak_memory_bytes=1_932_735_283,
         ),
     )
+
+
+def stretch_bin(distance: float, middle: float, spread: float, count: int) -> StretchBin:
+    """A bin of ratios that are log-normal about `middle`."""
+    normal = statistics.NormalDist()
+    return StretchBin(
+        low=distance / 1.2,
+        high=distance * 1.2,
+        distance=distance,
+        count=count,
+        quantiles={
+            f"{q:g}": middle * math.exp(spread * normal.inv_cdf(min(max(q, 0.01), 0.99)))
+            for q in (0, 0.05, 0.25, 0.5, 0.75, 0.95, 1)
+        },
+    )
+
+
+def with_levels(result: Result) -> Result:
+    """The result with every level of effective constants, second moments and stretch against distance."""
+    effective = [
+        Effective(
+            name="effective",
+            value=value,
+            method=f"spectral norm of the Jacobian with {level} means",
+            source="Czaja, Balan, Jabin 2020: effective Lipschitz constant",
+            cost=Cost(seconds=0.42, forward_passes=36.0),
+            level=level,  # type: ignore[arg-type]
+            reading=reading,  # type: ignore[arg-type]
+            slope_product=product,
+            relative_error=1.1e-6,
+            standard_error=error,
+        )
+        for level, reading, value, product, error in _LEVELS
+    ]
+    moments = [
+        SecondMoment(
+            name="second_moment",
+            value=value,
+            method="block Lanczos on the streamed second moment",
+            source="DESIGN section 2",
+            cost=Cost(seconds=12.0, forward_passes=8000.0),
+            reading=reading,  # type: ignore[arg-type]
+            leading=[value, 0.8 * value, 0.7 * value],
+            directions=[f"second_moment.{reading}.{k}" for k in range(3)],
+            file="witness.safetensors",
+            relative_error=1e-4,
+            standard_error=0.03 * value,
+        )
+        for reading, value in (("active", 11.37), ("secant", 0.7413))
+    ]
+    steps = [0.01 * 10 ** (k / 3) for k in range(13)]
+    fractions = [0.1 * 10 ** (k / 3) for k in range(10)]
+    curves = [
+        StretchCurve(
+            name="steepest",
+            bins=[stretch_bin(d, 1.2 + 39.0 / (1 + (d / 1.5) ** 1.1), 0.15, 24) for d in steps],
+        ),
+        StretchCurve(
+            name="segments", bins=[stretch_bin(d, 0.5 + 0.8 / (1 + d / 9.0), 0.3, 24) for d in fractions]
+        ),
+        StretchCurve(
+            name="pairs",
+            bins=[
+                stretch_bin(d, 0.42 + 20 / d, 0.2, n)
+                for d, n in ((48.0, 12), (61.0, 90), (78.0, 420), (99.0, 800), (126.0, 560), (160.0, 118))
+            ],
+        ),
+    ]
+    update = {
+        "effective": effective,
+        "second_moment": moments,
+        "mid_range": MidRange(curves=curves, cost=Cost(seconds=8.1, forward_passes=2200.0)),
+    }
+    return result.model_copy(update=update)
 
 
 def png(width: int = 8, height: int = 8) -> bytes:

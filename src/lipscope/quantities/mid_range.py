@@ -262,7 +262,8 @@ def _secants(x1: Tensor, y1: Tensor, x2: Tensor, y2: Tensor) -> tuple[np.ndarray
 
 def _norms(x: Tensor) -> Tensor:
     """The Euclidean norm of each sample of a batch (B, *shape)."""
-    return x.flatten(1).norm(dim=1)
+    norms: Tensor = x.flatten(1).norm(dim=1)
+    return norms
 
 
 def _columns(values: Tensor, like: Tensor) -> Tensor:

@@ -30,6 +30,9 @@ _ASCII = str.maketrans(
         "—": "-",
         "…": "...",
         "τ": "tau",
+        "√": "sqrt ",
+        "λ": "lambda",
+        "ᵀ": "^T",
     }
 )
 _ROOM_FOR_MEANING = 110
