@@ -620,9 +620,136 @@ def test_page_holds_everything() -> None:
         "chart-layers",
         "chart-slopes",
     ]
-    symbols = {trace["name"]: trace["marker"]["symbol"] for trace in page.figures[0]["data"]}
+    marks = [trace for trace in page.figures[0]["data"] if "marker" in trace]
+    symbols = {trace["name"]: trace["marker"]["symbol"] for trace in marks}
     assert len(set(symbols.values())) == 3
     assert set(symbols) == {"upper", "lower", "estimate"}
+
+
+def test_levels_moments_and_errors_are_in_both() -> None:
+    result = with_levels(make_result())
+    directions = {f"second_moment.active.{k}": png() for k in (0, 1, 10)}
+    page = Page(render_html(result, directions | {"local.x1": png(), "second_moment.other": png()}))
+    for text in (page.text, " ".join(printed(result, 120).split())):
+        for wanted in (
+            "unit, active",
+            "full, secant",
+            "0.6214 ± 0.021",
+            "4.612 ± 0.74",
+            "0.0518 ± 4e-04",
+            "mean slopes at the samples, one per unit",
+            "mean secant slopes over pairs, one per channel",
+            "mean of the secant Jacobians of pairs",
+            "11.37 ± 0.34",
+            "11.4, 9.1, 7.96",
+        ):
+            assert wanted in text, wanted
+        assert "0.03 ±" not in text
+    assert "√λ max" in page.text
+    assert "√λ_max" in printed(result, 120)
+    assert "sqrt lambda_max" in printed(result, 120, "ascii")
+    for width in (60, 80):
+        assert max(map(len, printed(result, width).splitlines())) <= width
+    captions = [image["alt"] for image in page.all("img")]
+    assert captions == [
+        "Most sensitive input: n01440930/ILSVRC2012_val_00016102.JPEG",
+        "Direction of largest mean-square stretch: stretch 11.37, at the samples",
+        "Direction of largest mean-square stretch, 2nd: stretch 9.096, at the samples",
+        "Direction of largest mean-square stretch: at the samples",
+        "second_moment.other",
+    ]
+
+
+def test_bracket_chart_has_everything_on_one_axis() -> None:
+    result = with_levels(make_result())
+    figure = charts(result)["bracket"].figure
+    marks = [trace for trace in figure["data"] if "marker" in trace]
+    values = sorted(10**x for trace in marks for x in trace["x"])
+    assert values == pytest.approx(sorted(quantity.value for quantity in result.quantities))
+    labels = figure["layout"]["yaxis"]["ticktext"]
+    assert [label for label in labels if label.startswith("<b>")] == [
+        "<b>Proved</b>",
+        "<b>Attained</b>",
+        "<b>On these data, estimated</b>",
+    ]
+    assert len(figure["narrow"]["yaxis"]["ticktext"]) == len(labels) == len(set(labels))
+    [estimates] = [trace for trace in marks if trace["name"] == "estimate"]
+    for effective, x, ahead, behind in zip(
+        [*result.effective, *result.second_moment],
+        estimates["x"],
+        estimates["error_x"]["array"],
+        estimates["error_x"]["arrayminus"],
+        strict=True,
+    ):
+        error = effective.standard_error or 0.0
+        assert 10 ** (x + ahead) == pytest.approx(effective.value + error)
+        assert 10 ** (x - behind) == pytest.approx(effective.value - error)
+    spread = [trace["x"] for trace in figure["data"] if trace["mode"] == "lines"]
+    ends = [tuple(10**x for x in line) for line in spread]
+    quantiles = result.local.quantiles
+    pairs = [("0", "1"), ("0.05", "0.95"), ("0.25", "0.75"), ("0.5", "0.5")]
+    assert ends == [pytest.approx((quantiles[low], quantiles[high])) for low, high in pairs]
+    assert "median 39.8" in charts(result)["bracket"].description
+
+
+@pytest.mark.parametrize("error", [0.0, 0.1, 0.3, 1e9, math.inf, math.nan])
+def test_error_bars_stay_on_the_axis(error: float) -> None:
+    result = make_result(effective=[("scalar", "active", 0.2, None)])
+    moved = result.model_copy(
+        update={"effective": [result.effective[0].model_copy(update={"standard_error": error})]}
+    )
+    layout = charts(moved)["bracket"].figure["layout"]
+    [trace] = [t for t in charts(moved)["bracket"].figure["data"] if t.get("name") == "estimate"]
+    low, high = layout["xaxis"]["range"]
+    assert low <= trace["x"][0] - trace["error_x"]["arrayminus"][0] <= trace["x"][0]
+    assert trace["x"][0] <= trace["x"][0] + trace["error_x"]["array"][0] <= high
+    assert ("0.2 ±" in printed(moved, 80)) == math.isfinite(error)
+
+
+def test_stretch_chart_holds_the_curves_and_the_lines() -> None:
+    result = with_levels(make_result())
+    chart = charts(result)["stretch"]
+    assert result.mid_range is not None
+    named = {trace["name"]: trace for trace in chart.figure["data"] if "name" in trace}
+    bands = [trace for trace in chart.figure["data"] if "fill" in trace]
+    for curve, band in zip(result.mid_range.curves, bands, strict=True):
+        trace = named[curve.name]
+        assert [10**x for x in trace["x"]] == pytest.approx([one.distance for one in curve.bins])
+        assert [10**y for y in trace["y"]] == pytest.approx([one.quantiles["0.5"] for one in curve.bins])
+        count = len(curve.bins)
+        assert [10**y for y in band["y"][:count]] == pytest.approx(
+            [one.quantiles["0.95"] for one in curve.bins]
+        )
+        assert [10**y for y in band["y"][count:]] == pytest.approx(
+            [one.quantiles["0.05"] for one in curve.bins[::-1]]
+        )
+    texts = [note["text"] for note in chart.figure["layout"]["annotations"]]
+    assert texts == ["max Lip(x) 67.94", "L<sub>emp</sub> 1.114", "certified 3.15e+06 ↑"]
+    near = charts(with_levels(make_result(upper=98.75)))["stretch"].figure["layout"]
+    assert [note["text"] for note in near["annotations"]][2] == "certified 98.75"
+    heights = [10 ** shape["y0"] for shape in near["shapes"]]
+    assert heights == pytest.approx([67.943, 1.115, 98.75])
+    page = Page(render_html(result))
+    assert "L emp differ: stretch against distance" in page.text
+    assert "two samples" in page.text
+    assert "stretch" not in charts(make_result())
+    assert "stretch against distance" not in Page(render_html(make_result())).text
+
+
+@pytest.mark.parametrize("case", AWKWARD)
+def test_levels_on_awkward_results(case: str) -> None:
+    result = with_levels(make_result(**AWKWARD[case]))
+    assert result.mid_range is not None
+    zero = stretch_bin(3.0, 0.0, 0.1, 1)
+    flat = [StretchCurve(name="pairs", bins=[zero]), StretchCurve(name="segments", bins=[])]
+    lone = MidRange(curves=flat, cost=Cost(seconds=0.0, forward_passes=1.0))
+    for one in (result, result.model_copy(update={"mid_range": lone})):
+        page = Page(render_html(one))
+        assert "nan" not in page.text.split()
+        [figure] = [chart for chart in page.figures if chart["id"] == "chart-stretch"]
+        for axis in (figure["layout"]["xaxis"], figure["layout"]["yaxis"]):
+            assert all(map(math.isfinite, axis["range"]))
+            assert axis["range"][0] < axis["range"][1]
 
 
 def test_page_loads_nothing() -> None:
@@ -718,7 +845,7 @@ def test_many_samples_stay_small() -> None:
 
 
 def test_page_is_accessible() -> None:
-    page = Page(render_html(make_result(duplicates=1), {"local.x1": png()}))
+    page = Page(render_html(with_levels(make_result(duplicates=1)), {"local.x1": png()}))
     ids = [attributes["id"] for _, attributes in page.elements if "id" in attributes]
     assert len(ids) == len(set(ids))
     for tag, attributes in page.elements:
@@ -826,9 +953,13 @@ def requests(browser: Any) -> list[str]:
 
 
 @pytest.mark.parametrize("width", [360, 1200])
-@pytest.mark.parametrize("case", ["plain", "hostile", "zeros", "infinite upper", "one sample", "long"])
+@pytest.mark.parametrize(
+    "case", ["plain", "levels", "hostile", "zeros", "infinite upper", "one sample", "long"]
+)
 def test_page_in_browser(browser: Any, tmp_path: Path, case: str, width: int) -> None:
-    result = hostile() if case == "hostile" else make_result(**AWKWARD[case])
+    result = hostile() if case == "hostile" else make_result(**AWKWARD.get(case, {}))
+    if case == "levels":
+        result = with_levels(result)
     path = tmp_path / "report.html"
     write_html(result, path, {"local.x1": png()})
     opened(browser, path, width)

@@ -169,7 +169,7 @@ def _effective_row(effective: Effective) -> Row:
 
 
 def _second_moment_row(moment: SecondMoment) -> Row:
-    where = "Jacobians at the samples" if moment.reading == "active" else "secant Jacobians of pairs"
+    where = "J at the samples" if moment.reading == "active" else "secant J of pairs"
     leading = ", ".join(fmt.number(value, digits=3) for value in moment.leading[:_LEADING])
     more = ", …" if len(moment.leading) > _LEADING else ""
     return _row(
@@ -177,7 +177,7 @@ def _second_moment_row(moment: SecondMoment) -> Row:
         "second moment",
         ("√λ", "max"),
         variant=moment.reading,
-        meaning=f"largest root-mean-square stretch of one direction, √λ_max(E[JᵀJ]), {where}",
+        meaning=f"largest root-mean-square stretch of a direction, of E[JᵀJ], {where}",
         basis=f"leading directions: {leading}{more}" if len(moment.leading) > 1 else "",
         error=moment.standard_error,
     )

@@ -18,7 +18,6 @@ _FEW, _ROW, _THIN_ROW = 12, 36, 28
 _DISTRIBUTION = "Lip(x), all samples"
 _BOX = (("0", "1", 1.5), ("0.05", "0.95", 5.0), ("0.25", "0.75", 13.0))
 """Quantiles of Lip(x) from and to which a line of so many pixels goes."""
-_QUANTILES = ("0", "0.05", "0.25", "0.5", "0.75", "0.95", "1")
 
 
 @dataclass(frozen=True)
@@ -112,8 +111,9 @@ def _labels(row: Row) -> tuple[str, str]:
     symbol = f"{base}<sub>{sub}</sub>" if sub else base
     if row.key == "local":
         return symbol, symbol
-    # Where there is little room the variant tells which: the symbol is the same for all effective constants.
-    return f"{symbol} {row.variant or row.name}", row.variant if row.key == "effective" else symbol
+    long = f"{symbol} {row.variant or row.name}"
+    # Where there is little room: the symbol alone, but for the many that share one, which the variant tells apart.
+    return long, {"effective": row.variant, "second moment": long}.get(row.key, symbol)
 
 
 def _marks(kind: Kind, members: Sequence[Row], places: dict[Row, int], scale: LogScale) -> list[Figure]:
@@ -134,8 +134,8 @@ def _marks(kind: Kind, members: Sequence[Row], places: dict[Row, int], scale: Lo
             "array": [high - centre for centre, (_, high) in zip(centres, ends, strict=True)],
             "arrayminus": [centre - low for centre, (low, _) in zip(centres, ends, strict=True)],
             "color": f"var(--{kind})",
-            "thickness": 1.5,
-            "width": 4,
+            "thickness": 2,
+            "width": 0,
             "visible": any(row.error for row in members),
         },
         "hovertext": [
@@ -145,12 +145,13 @@ def _marks(kind: Kind, members: Sequence[Row], places: dict[Row, int], scale: Lo
         "cliponaxis": False,
         "marker": {
             "symbol": SYMBOLS[kind],
-            "size": 10 if kind == "estimate" else 14,
-            "color": f"var(--{kind})",
+            "size": 9 if kind == "estimate" else 14,
+            # Hollow, but not see-through: the error bar ends where the mark begins.
+            "color": "var(--page)" if kind == "estimate" else f"var(--{kind})",
             "line": {"width": 2, "color": f"var(--{kind})"},
         },
     }
-    pad = "\u00a0\u00a0"
+    pad = "\u00a0\u00a0\u00a0"
     texts = {
         "type": "scatter",
         "mode": "text",
@@ -176,7 +177,7 @@ def _error_ends(row: Row, scale: LogScale) -> tuple[float, float]:
 
 def _spread(local: Local) -> list[float] | None:
     """The quantiles of Lip(x) if there is a distribution to draw."""
-    found = [local.quantiles.get(key, math.nan) for key in _QUANTILES]
+    found = [local.quantiles.get(key, math.nan) for key in fmt.QUANTILES]
     return found if len(local.estimates) > 1 and all(map(math.isfinite, found)) else None
 
 
@@ -213,7 +214,9 @@ def _distribution(local: Local, place: int, scale: LogScale) -> list[Figure]:
             "mode": "text",
             "x": [ends[0] if at_left else ends[1]],
             "y": [place],
-            "text": [f"\u00a0\u00a0median <b>{fmt.number(local.quantiles['0.5'], digits=3)}</b>\u00a0\u00a0"],
+            "text": [
+                f"\u00a0\u00a0\u00a0median <b>{fmt.number(local.quantiles['0.5'], digits=3)}</b>\u00a0\u00a0\u00a0"
+            ],
             "textposition": "middle left" if at_left else "middle right",
             "textfont": {"size": 13, "color": "var(--estimate)"},
             "hoverinfo": "skip",
@@ -224,4 +227,4 @@ def _distribution(local: Local, place: int, scale: LogScale) -> list[Figure]:
 
 
 def _quantiles(local: Local, separator: str) -> str:
-    return separator.join(f"{fmt.QUANTILES[key]} {fmt.number(local.quantiles[key])}" for key in _QUANTILES)
+    return separator.join(f"{fmt.QUANTILES[key]} {fmt.number(local.quantiles[key])}" for key in fmt.QUANTILES)

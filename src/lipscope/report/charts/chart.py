@@ -9,7 +9,7 @@ from ...results import Kind
 
 Figure = dict[str, Any]
 
-SYMBOLS: dict[Kind, str] = {"upper": "triangle-left", "lower": "triangle-right", "estimate": "circle-open"}
+SYMBOLS: dict[Kind, str] = {"upper": "triangle-left", "lower": "triangle-right", "estimate": "circle"}
 
 
 @dataclass(frozen=True)

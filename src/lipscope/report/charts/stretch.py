@@ -57,7 +57,11 @@ def stretch_chart(result: Result) -> Chart | None:
         "xaxis": x.axis("distance ‖x₁ − x₂‖, log scale"),
         "yaxis": axis,
         "shapes": [_line(y.place(value), colour) for _, value, colour in references],
-        "annotations": [_label(text, y.place(value), colour) for text, value, colour in references]
+        # L_emp is written where it is far from the curves it comes near to, on the left.
+        "annotations": [
+            _label(text, y.place(value), colour, on_left=text.startswith("L"))
+            for text, value, colour in references
+        ]
         + ([] if near or not math.isfinite(upper) else [_above(bound)]),
     }
     parts = "; ".join(
@@ -134,11 +138,11 @@ def _line(position: float, colour: str) -> Figure:
     }
 
 
-def _label(text: str, position: float, colour: str) -> Figure:
+def _label(text: str, position: float, colour: str, on_left: bool) -> Figure:
     return {
         "xref": "paper",
-        "x": 1,
-        "xanchor": "right",
+        "x": 0 if on_left else 1,
+        "xanchor": "left" if on_left else "right",
         "y": position,
         "yanchor": "bottom",
         "text": text,
@@ -149,4 +153,4 @@ def _label(text: str, position: float, colour: str) -> Figure:
 
 def _above(text: str) -> Figure:
     """The bound's number at the top edge: it lies beyond the axis."""
-    return _label(f"{text} ↑", 0, "upper") | {"yref": "paper", "y": 1}
+    return _label(f"{text} ↑", 0, "upper", on_left=True) | {"yref": "paper", "y": 1}
