@@ -99,11 +99,12 @@ def mid_range(
     - `pairs`: random pairs of samples. They are drawn among at most pairs/4 samples, so that a large
       data set costs no more than a small one.
 
-    Pairs are binned by distance on a logarithmic scale; bins of fewer than ten pairs join a neighbour,
-    but for `steepest`, which has one bin a step h. Pairs that coincide (duplicate samples) have no ratio
-    and are left out, as are pairs closer than 1e-9 of their norms, where rounding shows, and pairs whose
-    outputs overflow. All differences are those of float64 evaluations; float32 would leave no digit of
-    a step of 1e-4. Only v(x) is computed in `dtype`.
+    Pairs are binned by distance on a logarithmic scale: those of `steepest` and `segments` about the
+    steps of their grids, those of `pairs` in equal bins. Bins of fewer than ten pairs join a neighbour,
+    but not those of `steepest`, where each step h has one pair a base point. Pairs that coincide
+    (duplicate samples) have no ratio and are left out, as are pairs closer than 1e-9 of their norms,
+    where rounding shows, and pairs whose outputs overflow. All differences are those of float64
+    evaluations, since float32 would lose short steps to rounding; only v(x) is computed in `dtype`.
 
     The cost is about pairs/4 + 70·bases forward passes, 2,200 with the defaults.
 
@@ -156,13 +157,16 @@ def mid_range(
         progress("mid-range", done, len(work))
 
     joined = {family: _joined(secants) for family, secants in found.items()}
-    curves = {
-        "steepest": _curve("steepest", *joined["steepest"], _step_edges(shared.scale), least=1),
-        "segments": _curve("segments", *joined["segments"], _edges(joined["segments"][0]), _LEAST_PAIRS),
-        "pairs": _curve("pairs", *joined["pairs"], _edges(joined["pairs"][0]), _LEAST_PAIRS),
+    # On the grid of its steps a bin holds every base point, not whichever has a neighbour at that distance.
+    edges = {
+        "steepest": _halfway(shared.scale * _STEPS),
+        "segments": _halfway(shared.scale * _FRACTIONS),
+        "pairs": _edges(joined["pairs"][0]),
     }
+    least = {"steepest": 1, "segments": _LEAST_PAIRS, "pairs": _LEAST_PAIRS}
+    curves = [_curve(family, *joined[family], edges[family], least[family]) for family in _FAMILIES]
     return MidRange(
-        curves=[curve for curve in curves.values() if curve.bins],
+        curves=[curve for curve in curves if curve.bins],
         cost=Cost(
             seconds=seconds + time.perf_counter() - started,
             forward_passes=float(passes),
@@ -276,10 +280,9 @@ def _joined(secants: Sequence[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarra
     return distances, np.concatenate([np.empty(0), *(ratios for _, ratios in secants)])
 
 
-def _step_edges(scale: float) -> np.ndarray:
-    """Edges half-way between the steps of `steepest`."""
-    steps = scale * _STEPS
-    return np.asarray(np.sqrt(steps[1:] * steps[:-1]))
+def _halfway(grid: np.ndarray) -> np.ndarray:
+    """Edges half-way between the points of a logarithmic grid of distances."""
+    return np.asarray(np.sqrt(grid[1:] * grid[:-1]))
 
 
 def _edges(distances: np.ndarray) -> np.ndarray:
