@@ -36,9 +36,13 @@ from lipscope.results import (
     LayerBound,
     LayerSlope,
     Local,
+    MidRange,
     ModelInfo,
     Provenance,
     Result,
+    SecondMoment,
+    StretchBin,
+    StretchCurve,
     Witness,
 )
 
@@ -68,6 +72,18 @@ _EFFECTIVE = [
     ("scalar", "paper", 0.03, 3.4971e-4),
     ("channel", "active", 0.4, None),
     ("channel", "secant", 0.2, None),
+]
+# (level, reading, value, slope product, standard error)
+_LEVELS = [
+    ("scalar", "active", 0.161, 3.4971e-4, 0.0012),
+    ("scalar", "secant", 0.0518, 1.1358e-4, 0.0004),
+    ("scalar", "paper", 0.03, 3.4971e-4, None),
+    ("channel", "active", 0.4, None, 0.011),
+    ("channel", "secant", 0.2, None, 0.006),
+    ("unit", "active", 0.6214, None, 0.021),
+    ("unit", "secant", 0.3307, None, 0.013),
+    ("full", "active", 4.612, None, 0.74),
+    ("full", "secant", 0.9021, None, 0.037),
 ]
 _SLOPES = {
     "features.1": (0.393, 0.391),
@@ -211,6 +227,80 @@ def make_result(
             peak_memory_bytes=1_932_735_283,
         ),
     )
+
+
+def stretch_bin(distance: float, middle: float, spread: float, count: int) -> StretchBin:
+    """A bin of ratios that are log-normal about `middle`."""
+    normal = statistics.NormalDist()
+    return StretchBin(
+        low=distance / 1.2,
+        high=distance * 1.2,
+        distance=distance,
+        count=count,
+        quantiles={
+            f"{q:g}": middle * math.exp(spread * normal.inv_cdf(min(max(q, 0.01), 0.99)))
+            for q in (0, 0.05, 0.25, 0.5, 0.75, 0.95, 1)
+        },
+    )
+
+
+def with_levels(result: Result) -> Result:
+    """The result with every level of effective constants, second moments and stretch against distance."""
+    effective = [
+        Effective(
+            name="effective",
+            value=value,
+            method=f"spectral norm of the Jacobian with {level} means",
+            source="Czaja, Balan, Jabin 2020: effective Lipschitz constant",
+            cost=Cost(seconds=0.42, forward_passes=36.0),
+            level=level,  # type: ignore[arg-type]
+            reading=reading,  # type: ignore[arg-type]
+            slope_product=product,
+            relative_error=1.1e-6,
+            standard_error=error,
+        )
+        for level, reading, value, product, error in _LEVELS
+    ]
+    moments = [
+        SecondMoment(
+            name="second_moment",
+            value=value,
+            method="block Lanczos on the streamed second moment",
+            source="DESIGN section 2",
+            cost=Cost(seconds=12.0, forward_passes=8000.0),
+            reading=reading,  # type: ignore[arg-type]
+            leading=[value, 0.8 * value, 0.7 * value],
+            directions=[f"second_moment.{reading}.{k}" for k in range(3)],
+            file="witness.safetensors",
+            relative_error=1e-4,
+            standard_error=0.03 * value,
+        )
+        for reading, value in (("active", 11.37), ("secant", 0.7413))
+    ]
+    steps = [0.01 * 10 ** (k / 3) for k in range(13)]
+    fractions = [0.1 * 10 ** (k / 3) for k in range(10)]
+    curves = [
+        StretchCurve(
+            name="steepest",
+            bins=[stretch_bin(d, 1.2 + 39.0 / (1 + (d / 1.5) ** 1.1), 0.15, 24) for d in steps],
+        ),
+        StretchCurve(
+            name="segments", bins=[stretch_bin(d, 0.5 + 0.8 / (1 + d / 9.0), 0.3, 24) for d in fractions]
+        ),
+        StretchCurve(
+            name="pairs",
+            bins=[
+                stretch_bin(d, 0.42 + 20 / d, 0.2, n)
+                for d, n in ((48.0, 12), (61.0, 90), (78.0, 420), (99.0, 800), (126.0, 560), (160.0, 118))
+            ],
+        ),
+    ]
+    update = {
+        "effective": effective,
+        "second_moment": moments,
+        "mid_range": MidRange(curves=curves, cost=Cost(seconds=8.1, forward_passes=2200.0)),
+    }
+    return result.model_copy(update=update)
 
 
 def png(width: int = 8, height: int = 8) -> bytes:
@@ -530,9 +620,136 @@ def test_page_holds_everything() -> None:
         "chart-layers",
         "chart-slopes",
     ]
-    symbols = {trace["name"]: trace["marker"]["symbol"] for trace in page.figures[0]["data"]}
+    marks = [trace for trace in page.figures[0]["data"] if "marker" in trace]
+    symbols = {trace["name"]: trace["marker"]["symbol"] for trace in marks}
     assert len(set(symbols.values())) == 3
     assert set(symbols) == {"upper", "lower", "estimate"}
+
+
+def test_levels_moments_and_errors_are_in_both() -> None:
+    result = with_levels(make_result())
+    directions = {f"second_moment.active.{k}": png() for k in (0, 1, 10)}
+    page = Page(render_html(result, directions | {"local.x1": png(), "second_moment.other": png()}))
+    for text in (page.text, " ".join(printed(result, 120).split())):
+        for wanted in (
+            "unit, active",
+            "full, secant",
+            "0.6214 ± 0.021",
+            "4.612 ± 0.74",
+            "0.0518 ± 4e-04",
+            "mean slopes at the samples, one per unit",
+            "mean secant slopes over pairs, one per channel",
+            "mean of the secant Jacobians of pairs",
+            "11.37 ± 0.34",
+            "11.4, 9.1, 7.96",
+        ):
+            assert wanted in text, wanted
+        assert "0.03 ±" not in text
+    assert "√λ max" in page.text
+    assert "√λ_max" in printed(result, 120)
+    assert "sqrt lambda_max" in printed(result, 120, "ascii")
+    for width in (60, 80):
+        assert max(map(len, printed(result, width).splitlines())) <= width
+    captions = [image["alt"] for image in page.all("img")]
+    assert captions == [
+        "Most sensitive input: n01440930/ILSVRC2012_val_00016102.JPEG",
+        "Direction of largest mean-square stretch: stretch 11.37, at the samples",
+        "Direction of largest mean-square stretch, 2nd: stretch 9.096, at the samples",
+        "Direction of largest mean-square stretch: at the samples",
+        "second_moment.other",
+    ]
+
+
+def test_bracket_chart_has_everything_on_one_axis() -> None:
+    result = with_levels(make_result())
+    figure = charts(result)["bracket"].figure
+    marks = [trace for trace in figure["data"] if "marker" in trace]
+    values = sorted(10**x for trace in marks for x in trace["x"])
+    assert values == pytest.approx(sorted(quantity.value for quantity in result.quantities))
+    labels = figure["layout"]["yaxis"]["ticktext"]
+    assert [label for label in labels if label.startswith("<b>")] == [
+        "<b>Proved</b>",
+        "<b>Attained</b>",
+        "<b>On these data, estimated</b>",
+    ]
+    assert len(figure["narrow"]["yaxis"]["ticktext"]) == len(labels) == len(set(labels))
+    [estimates] = [trace for trace in marks if trace["name"] == "estimate"]
+    for effective, x, ahead, behind in zip(
+        [*result.effective, *result.second_moment],
+        estimates["x"],
+        estimates["error_x"]["array"],
+        estimates["error_x"]["arrayminus"],
+        strict=True,
+    ):
+        error = effective.standard_error or 0.0
+        assert 10 ** (x + ahead) == pytest.approx(effective.value + error)
+        assert 10 ** (x - behind) == pytest.approx(effective.value - error)
+    spread = [trace["x"] for trace in figure["data"] if trace["mode"] == "lines"]
+    ends = [tuple(10**x for x in line) for line in spread]
+    quantiles = result.local.quantiles
+    pairs = [("0", "1"), ("0.05", "0.95"), ("0.25", "0.75"), ("0.5", "0.5")]
+    assert ends == [pytest.approx((quantiles[low], quantiles[high])) for low, high in pairs]
+    assert "median 39.8" in charts(result)["bracket"].description
+
+
+@pytest.mark.parametrize("error", [0.0, 0.1, 0.3, 1e9, math.inf, math.nan])
+def test_error_bars_stay_on_the_axis(error: float) -> None:
+    result = make_result(effective=[("scalar", "active", 0.2, None)])
+    moved = result.model_copy(
+        update={"effective": [result.effective[0].model_copy(update={"standard_error": error})]}
+    )
+    layout = charts(moved)["bracket"].figure["layout"]
+    [trace] = [t for t in charts(moved)["bracket"].figure["data"] if t.get("name") == "estimate"]
+    low, high = layout["xaxis"]["range"]
+    assert low <= trace["x"][0] - trace["error_x"]["arrayminus"][0] <= trace["x"][0]
+    assert trace["x"][0] <= trace["x"][0] + trace["error_x"]["array"][0] <= high
+    assert ("0.2 ±" in printed(moved, 80)) == math.isfinite(error)
+
+
+def test_stretch_chart_holds_the_curves_and_the_lines() -> None:
+    result = with_levels(make_result())
+    chart = charts(result)["stretch"]
+    assert result.mid_range is not None
+    named = {trace["name"]: trace for trace in chart.figure["data"] if "name" in trace}
+    bands = [trace for trace in chart.figure["data"] if "fill" in trace]
+    for curve, band in zip(result.mid_range.curves, bands, strict=True):
+        trace = named[curve.name]
+        assert [10**x for x in trace["x"]] == pytest.approx([one.distance for one in curve.bins])
+        assert [10**y for y in trace["y"]] == pytest.approx([one.quantiles["0.5"] for one in curve.bins])
+        count = len(curve.bins)
+        assert [10**y for y in band["y"][:count]] == pytest.approx(
+            [one.quantiles["0.95"] for one in curve.bins]
+        )
+        assert [10**y for y in band["y"][count:]] == pytest.approx(
+            [one.quantiles["0.05"] for one in curve.bins[::-1]]
+        )
+    texts = [note["text"] for note in chart.figure["layout"]["annotations"]]
+    assert texts == ["max Lip(x) 67.94", "L<sub>emp</sub> 1.114", "certified 3.15e+06 ↑"]
+    near = charts(with_levels(make_result(upper=98.75)))["stretch"].figure["layout"]
+    assert [note["text"] for note in near["annotations"]][2] == "certified 98.75"
+    heights = [10 ** shape["y0"] for shape in near["shapes"]]
+    assert heights == pytest.approx([67.943, 1.115, 98.75])
+    page = Page(render_html(result))
+    assert "L emp differ: stretch against distance" in page.text
+    assert "two samples" in page.text
+    assert "stretch" not in charts(make_result())
+    assert "stretch against distance" not in Page(render_html(make_result())).text
+
+
+@pytest.mark.parametrize("case", AWKWARD)
+def test_levels_on_awkward_results(case: str) -> None:
+    result = with_levels(make_result(**AWKWARD[case]))
+    assert result.mid_range is not None
+    zero = stretch_bin(3.0, 0.0, 0.1, 1)
+    flat = [StretchCurve(name="pairs", bins=[zero]), StretchCurve(name="segments", bins=[])]
+    lone = MidRange(curves=flat, cost=Cost(seconds=0.0, forward_passes=1.0))
+    for one in (result, result.model_copy(update={"mid_range": lone})):
+        page = Page(render_html(one))
+        assert "nan" not in page.text.split()
+        [figure] = [chart for chart in page.figures if chart["id"] == "chart-stretch"]
+        for axis in (figure["layout"]["xaxis"], figure["layout"]["yaxis"]):
+            assert all(map(math.isfinite, axis["range"]))
+            assert axis["range"][0] < axis["range"][1]
 
 
 def test_page_loads_nothing() -> None:
@@ -628,7 +845,7 @@ def test_many_samples_stay_small() -> None:
 
 
 def test_page_is_accessible() -> None:
-    page = Page(render_html(make_result(duplicates=1), {"local.x1": png()}))
+    page = Page(render_html(with_levels(make_result(duplicates=1)), {"local.x1": png()}))
     ids = [attributes["id"] for _, attributes in page.elements if "id" in attributes]
     assert len(ids) == len(set(ids))
     for tag, attributes in page.elements:
@@ -736,9 +953,13 @@ def requests(browser: Any) -> list[str]:
 
 
 @pytest.mark.parametrize("width", [360, 1200])
-@pytest.mark.parametrize("case", ["plain", "hostile", "zeros", "infinite upper", "one sample", "long"])
+@pytest.mark.parametrize(
+    "case", ["plain", "levels", "hostile", "zeros", "infinite upper", "one sample", "long"]
+)
 def test_page_in_browser(browser: Any, tmp_path: Path, case: str, width: int) -> None:
-    result = hostile() if case == "hostile" else make_result(**AWKWARD[case])
+    result = hostile() if case == "hostile" else make_result(**AWKWARD.get(case, {}))
+    if case == "levels":
+        result = with_levels(result)
     path = tmp_path / "report.html"
     write_html(result, path, {"local.x1": png()})
     opened(browser, path, width)

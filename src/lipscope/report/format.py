@@ -14,6 +14,16 @@ from ..results import Kind
 
 MISSING = "—"
 
+QUANTILES = {
+    "0": "min",
+    "0.05": "5 %",
+    "0.25": "25 %",
+    "0.5": "median",
+    "0.75": "75 %",
+    "0.95": "95 %",
+    "1": "max",
+}
+
 _DIGITS = 4
 _EXACT = 2500  # decimal digits that hold the square of any float
 _ROUNDING = {"upper": ROUND_CEILING, "lower": ROUND_FLOOR, "estimate": ROUND_HALF_EVEN}
@@ -61,6 +71,13 @@ def bracket(lower: float, upper: float) -> str:
 def mean_std(mean: float, std: float) -> str:
     """`mean ± std`; the mean alone where there is no deviation (one sample)."""
     return number(mean) if math.isnan(std) else f"{number(mean, digits=3)} ± {number(std, digits=3)}"
+
+
+def error(standard_error: float | None) -> str:
+    """` ± …` to follow a value; nothing where the error is not known."""
+    if standard_error is None or not math.isfinite(standard_error):
+        return ""
+    return f" ± {number(standard_error, digits=2)}"
 
 
 def integer(value: int) -> str:

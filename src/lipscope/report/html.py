@@ -20,6 +20,7 @@ from ..atomic import write_atomically
 from ..results import Result
 from . import format as fmt
 from .charts import charts
+from .charts.stretch import FAMILIES
 from .rows import KINDS, READINGS, SIGNS, rows
 
 if TYPE_CHECKING:
@@ -35,15 +36,6 @@ _CAPTIONS = {
 }
 _PNG = b"\x89PNG\r\n\x1a\n"
 _PIXELATED_BELOW = 160
-_QUANTILES = {
-    "0": "min",
-    "0.05": "5 %",
-    "0.25": "25 %",
-    "0.5": "median",
-    "0.75": "75 %",
-    "0.95": "95 %",
-    "1": "max",
-}
 
 
 @dataclass(frozen=True)
@@ -81,7 +73,8 @@ def render_html(result: Result, pictures: dict[str, bytes] | None = None) -> str
         signs=SIGNS,
         kinds=KINDS,
         readings=READINGS,
-        quantiles=[(_QUANTILES.get(key, key), value) for key, value in result.local.quantiles.items()],
+        families=FAMILIES,
+        quantiles=[(fmt.QUANTILES.get(key, key), value) for key, value in result.local.quantiles.items()],
         gap=result.upper / result.lower if result.lower > 0 and math.isfinite(result.upper) else None,
         style=_safe(_asset("report.css")),
         script=_safe(script),
@@ -108,8 +101,34 @@ def embed_json(value: object) -> Any:
 
 
 def _pictures(result: Result, given: Mapping[str, bytes]) -> list[Picture]:
-    order = [key for key in _CAPTIONS if key in given] + sorted(key for key in given if key not in _CAPTIONS)
+    order = [key for key in _CAPTIONS if key in given] + sorted(
+        (key for key in given if key not in _CAPTIONS), key=_natural
+    )
     return [_picture(result, key, given[key]) for key in order]
+
+
+def _natural(key: str) -> list[tuple[int, str]]:
+    """Orders `second_moment.active.10` after `second_moment.active.9`."""
+    return [(int(part) if part.isdecimal() else -1, part) for part in key.split(".")]
+
+
+def _direction(result: Result, key: str) -> tuple[str, str] | None:
+    """Caption and note of the picture of a leading direction; None if it is another picture."""
+    name, _, rest = key.partition(".")
+    reading, _, number = rest.partition(".")
+    moment = next((moment for moment in result.second_moment if moment.reading == reading), None)
+    if name != "second_moment" or moment is None or not number.isdecimal():
+        return None
+    place = moment.directions.index(key) if key in moment.directions else -1
+    stretch = f"stretch {fmt.number(moment.leading[place])}, " if 0 <= place < len(moment.leading) else ""
+    rank = "" if place <= 0 else f", {_ordinal(place + 1)}"
+    where = "at the samples" if reading == "active" else "over pairs"
+    return f"Direction of largest mean-square stretch{rank}", f"{stretch}{where}"
+
+
+def _ordinal(number: int) -> str:
+    ending = "th" if number % 100 in (11, 12, 13) else {1: "st", 2: "nd", 3: "rd"}.get(number % 10, "th")
+    return f"{number}{ending}"
 
 
 def _picture(result: Result, key: str, content: bytes) -> Picture:
@@ -123,10 +142,13 @@ def _picture(result: Result, key: str, content: bytes) -> Picture:
     elif quantity == "local":
         names = result.local.witness.samples
     place = 1 if end == "x2" and len(names) > 1 else 0
+    caption, note = _CAPTIONS.get(key, key), names[place] if names and key in _CAPTIONS else ""
+    if (direction := _direction(result, key)) is not None:
+        caption, note = direction
     return Picture(
         key=key,
-        caption=_CAPTIONS.get(key, key),
-        note=names[place] if names and key in _CAPTIONS else "",
+        caption=caption,
+        note=note,
         uri=f"data:image/png;base64,{base64.b64encode(content).decode('ascii')}",
         width=width,
         height=height,

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from ..results import Attained, Certified, Effective, Kind, Quantity, Result, Witness
+from ..results import Attained, Certified, Effective, Kind, Quantity, Result, SecondMoment, Witness
 from . import format as fmt
 
 SIGNS: dict[Kind, str] = {"upper": "≤", "lower": "≥", "estimate": "≈"}
@@ -26,17 +26,36 @@ READINGS: dict[str, str] = {
 }
 
 
+_LEADING = 4
+
+_AVERAGED: dict[str, str] = {
+    "scalar": "one per layer",
+    "channel": "one per channel",
+    "unit": "one per unit",
+}
+
+_WHOLE: dict[str, str] = {
+    "active": "mean of the Jacobians at the samples",
+    "secant": "mean of the secant Jacobians of pairs",
+    "paper": "mean of the Jacobians at the samples",
+}
+
+Key = Literal["analytical", "certified", "ascent", "local", "empirical", "effective", "second moment"]
+
+
 @dataclass(frozen=True)
 class Row:
     """One quantity, as text; names from outside are already made printable, not escaped."""
 
-    key: Literal["analytical", "certified", "ascent", "local", "empirical", "effective"]
-    name: str
+    key: Key
     symbol: tuple[str, str]
     variant: str
     kind: Kind
     value: float
-    value_text: str
+    error: float | None
+    """One standard error of `value`, if it is known."""
+    figure_text: str
+    error_text: str
     square_text: str
     seconds: str
     passes: str | None
@@ -46,8 +65,18 @@ class Row:
     product: str | None
 
     @property
+    def name(self) -> str:
+        """The quantity in words."""
+        return self.key
+
+    @property
+    def value_text(self) -> str:
+        """The value, with its standard error if it is known."""
+        return self.figure_text + self.error_text
+
+    @property
     def symbol_text(self) -> str:
-        """The symbol on one line: L_c, max Lip(x), L_emp or L_eff."""
+        """The symbol on one line: L_c, max Lip(x), L_emp, L_eff or √λ_max."""
         return "_".join(part for part in self.symbol if part)
 
     @property
@@ -97,7 +126,8 @@ def rows(result: Result, name_length: int = 48) -> list[Row]:
                 witness=_named(empirical.witness, name_length),
             )
         )
-    return found + [_effective_row(effective) for effective in result.effective]
+    found += [_effective_row(effective) for effective in result.effective]
+    return found + [_second_moment_row(moment) for moment in result.second_moment]
 
 
 def _ascent_row(ascent: Attained, name_length: int) -> Row:
@@ -126,36 +156,53 @@ def _certified_row(certified: Certified) -> Row:
 
 
 def _effective_row(effective: Effective) -> Row:
-    product = effective.slope_product
-    unit = "layer" if effective.level == "scalar" else "channel"
+    product, level, reading = effective.slope_product, effective.level, effective.reading
     return _row(
         effective,
         "effective",
         ("L", "eff"),
-        variant=f"{effective.level}, {effective.reading}",
-        meaning=f"{READINGS[effective.reading]}, one per {unit}",
+        variant=f"{level}, {reading}",
+        meaning=_WHOLE[reading] if level == "full" else f"{READINGS[reading]}, {_AVERAGED[level]}",
         product=None if product is None else fmt.number(product),
+        error=effective.standard_error,
+    )
+
+
+def _second_moment_row(moment: SecondMoment) -> Row:
+    where = "J at the samples" if moment.reading == "active" else "secant J of pairs"
+    leading = ", ".join(fmt.number(value, digits=3) for value in moment.leading[:_LEADING])
+    more = ", …" if len(moment.leading) > _LEADING else ""
+    return _row(
+        moment,
+        "second moment",
+        ("√λ", "max"),
+        variant=moment.reading,
+        meaning=f"largest root-mean-square stretch of a direction, of E[JᵀJ], {where}",
+        basis=f"leading directions: {leading}{more}" if len(moment.leading) > 1 else "",
+        error=moment.standard_error,
     )
 
 
 def _row(
     quantity: Quantity,
-    key: Literal["analytical", "certified", "ascent", "local", "empirical", "effective"],
+    key: Key,
     symbol: tuple[str, str],
     meaning: str,
     basis: str = "",
     witness: tuple[str, ...] = (),
     product: str | None = None,
     variant: str = "",
+    error: float | None = None,
 ) -> Row:
     return Row(
         key=key,
-        name=key,
         symbol=symbol,
         variant=variant,
         kind=quantity.kind,
         value=quantity.value,
-        value_text=fmt.number(quantity.value, quantity.kind),
+        error=error,
+        figure_text=fmt.number(quantity.value, quantity.kind),
+        error_text=fmt.error(error),
         square_text=fmt.square(quantity.value, quantity.kind),
         seconds=fmt.duration(quantity.cost.seconds),
         passes=fmt.passes(quantity.cost.forward_passes),

@@ -30,6 +30,9 @@ _ASCII = str.maketrans(
         "—": "-",
         "…": "...",
         "τ": "tau",
+        "√": "sqrt ",
+        "λ": "lambda",
+        "ᵀ": "^T",
     }
 )
 _ROOM_FOR_MEANING = 110
@@ -140,7 +143,7 @@ class _Printer:
         table.add_column("Value", justify="right", no_wrap=True)
         table.add_column(self._text("Value²"), justify="right", no_wrap=True)
         table.add_column("Cost", justify="right", no_wrap=True)
-        table.add_column("Meaning and witness")
+        table.add_column("Meaning and witness", overflow="fold")
         for row in found:
             name, kind, value, square = self._figures(row)
             if row.variant:
