@@ -131,7 +131,7 @@ def mid_range(
     visited = min(len(samples), max(2, -(-pairs // _PAIRS_PER_SAMPLE)))
     chosen = generator.permutation(len(samples))[:visited].tolist()
     batches = [
-        Batch(tuple(chosen[i] for i in batch.indices), batch.pairs, batch.new)
+        Batch(tuple(chosen[i] for i in batch.indices), batch.pairs, batch.groups, batch.new)
         for batch in draw(visited, pairs, batch_size, seed)
         if batch.pairs
     ]
