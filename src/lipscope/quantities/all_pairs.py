@@ -41,7 +41,7 @@ SAVE_EVERY = 5.0
 KEPT = 16
 """Pairs kept for a re-evaluation of the network."""
 
-_ROWS, _COLUMNS = 512, 1024
+_BLOCK = 512
 _CROWDED = 1 / 64  # of a block's pairs: more are compared by products of whole vectors
 _PIECE = 4096  # entries of an inner product that are summed in low precision
 _CACHE = 2**30  # bytes of whole vectors of blocks, for each side
@@ -134,7 +134,7 @@ def largest_ratios(
     """
     search = _Search(inputs, outputs, norms, device)
     count = len(norms)
-    blocks = [slice(start, min(start + _ROWS, count)) for start in range(0, count, _ROWS)]
+    blocks = list(_runs(count, _BLOCK))
     done = 0
     if (saved := checkpoint.load("empirical.pairs")) is not None:
         search.found, done = Found.from_state(saved), int(saved["done"])
@@ -206,15 +206,12 @@ class _Search:
 
     def visit(self, rows: slice) -> None:
         """All pairs of a sample of the rows and a later one."""
-        columns = [
-            slice(start, min(start + _COLUMNS, self.count))
-            for start in range(rows.start, self.count, _COLUMNS)
-        ]
+        columns = [block for block in _runs(self.count, _BLOCK) if block.start >= rows.start]
         # To and fro, so that the last blocks of whole vectors of one pass are the first of the next.
-        for block in columns if rows.start // _ROWS % 2 == 0 else columns[::-1]:
+        for block in columns if rows.start // _BLOCK % 2 == 0 else columns[::-1]:
             f = self._left(rows) @ self.right[block].T
-            if block.start < rows.stop:
-                f = f.triu_(rows.start - block.start + 1)
+            if block == rows:
+                f = f.triu_(1)
             if bool(f.amax() <= 0):
                 continue
             alive = ~(f <= 0)
@@ -276,16 +273,18 @@ class _Search:
         """What products of the whole outputs, then inputs, leave of a block."""
         few = alive.numel() * _CROWDED
         t, tb2 = self._factors()
-        if not self.outputs.basis.whole:
-            near = (self._left(rows, outputs=False) @ self.right[columns].T).double()
-            squares, error = self.whole_y.squared_distances(rows, columns)
-            alive = alive & ~(t * (squares + error) + near <= 0)
         for precise in (False, True):
+            far, error = self.whole_y.squared_distances(rows, columns, precise)
+            gain = t * (far + error)
+            if not self.outputs.basis.whole:
+                near = self._left(rows, outputs=False) @ self.right[columns].T
+                alive = alive & ~(gain + near <= 0)
             if self.inputs.basis.whole or int(alive.sum()) <= few:
                 break
-            far, far_error = self.whole_y.squared_distances(rows, columns, precise)
-            squares, error = self.whole_x.squared_distances(rows, columns, precise)
-            alive = alive & ~(t * (far + far_error) - tb2 * (squares - error) <= 0)
+            near, error = self.whole_x.squared_distances(rows, columns, precise)
+            alive = alive & ~(gain - tb2 * (near - error) <= 0)
+            if int(alive.sum()) <= few:
+                break
         return alive
 
     # ---- direct differences ----
