@@ -16,12 +16,12 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image, ImageOps
+from shared import mlp, row
 from torch import Tensor
 
 import lipscope
 from lipscope.quantities.all_pairs import Side, largest_ratios
 from lipscope.quantities.features import Basis
-from shared import mlp, row
 
 _BLOCK = 256
 _PILOT = 256
