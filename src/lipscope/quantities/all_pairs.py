@@ -42,7 +42,7 @@ KEPT = 16
 """Pairs kept for a re-evaluation of the network."""
 
 _BLOCK = 512
-_CROWDED = 1 / 64  # of a block's pairs: more are compared by products of whole vectors
+_CROWDED = 1 / 512  # of a block's pairs: more are compared by products of whole vectors
 _PIECE = 4096  # entries of an inner product that are summed in low precision
 _CACHE = 2**30  # bytes of whole vectors of blocks, for each side
 _GATHERED = 2**26  # bytes of vectors that are compared by direct differences at once
