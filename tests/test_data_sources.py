@@ -296,9 +296,7 @@ def test_a_million_rows_are_opened_and_drawn_from_in_little_memory(tmp_path, kin
     assert name == f"million.{kind}[899999]"
     assert opened < 2**19  # 16 MB are stored; a million names alone would take 80
     assert held < 2**20  # 160 kB of indices drawn
-    assert [drawn.names[i] for i in range(0, 20_000, 2_000)] == [
-        f"million.{kind}[{int(v)}]" for v in values
-    ]
+    assert [drawn.names[i] for i in range(0, 20_000, 2_000)] == [f"million.{kind}[{int(v)}]" for v in values]
     assert len(pickle.dumps(samples)) < 1000
 
 

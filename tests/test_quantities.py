@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
-import math
-
 import numpy as np
 import pytest
 import torch
@@ -80,66 +77,6 @@ def test_local_at_a_kink_reports_what_is_attained() -> None:
     )
     assert result.estimates == [1.0]
     assert result.value == 0.0
-
-
-def test_empirical_is_the_largest_ratio_of_all_pairs() -> None:
-    module, graph = small_network()
-    samples = gaussian(300, (2, 8, 8))
-    result, pair = lipscope.empirical(graph, samples)
-    x = samples.batch(range(300))
-    y = module(x).detach()
-    best = max(
-        (float((y[i] - y[j]).norm() / (x[i] - x[j]).norm()), i, j)
-        for i, j in itertools.combinations(range(300), 2)
-    )
-    assert result.value == pytest.approx(best[0], rel=1e-11)
-    assert set(pair.samples) == {samples.names[best[1]], samples.names[best[2]]}
-    assert result.pairs == 300 * 299 // 2
-    assert result.duplicate_count == 0
-    assert result.squared == pytest.approx(result.value**2)
-
-
-def test_empirical_finds_a_near_pair_that_the_gram_trick_alone_would_lose() -> None:
-    """Two points 1e-7 apart at norm 1e3 with the steepest ratio: their Gram distance is pure rounding."""
-    weight = torch.tensor([[1.0, 0.0], [0.0, 5.0]], dtype=torch.float64)
-    graph = Graph.chain((2,), [Dense(weight)])
-    x = torch.randn(40, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    x[:, 1] *= 1e-3
-    x[0] = torch.tensor([1e3, 0.0])
-    x[1] = torch.tensor([1e3, 1e-7])
-    result, pair = lipscope.empirical(graph, lipscope.load_samples(x))
-    assert set(pair.samples) == {lipscope.load_samples(x).names[i] for i in (0, 1)}
-    assert result.value == pytest.approx(5.0, rel=1e-2)
-    assert result.value <= 5.0
-
-
-def test_duplicates_are_reported_and_left_out() -> None:
-    _, graph = small_network()
-    x = torch.randn(6, 2, 8, 8, dtype=torch.float64)
-    x[4] = x[1]
-    x[5] = x[1]
-    samples = lipscope.load_samples(x)
-    result, _ = lipscope.empirical(graph, samples)
-    assert result.duplicate_count == 3
-    assert result.pairs == 15 - 3
-    assert [(d.first, d.second) for d in result.duplicates] == [
-        (samples.names[1], samples.names[4]),
-        (samples.names[1], samples.names[5]),
-    ]
-    assert math.isfinite(result.value)
-
-
-def test_zero_and_minus_zero_are_the_same_sample() -> None:
-    graph = Graph.chain((2,), [Dense(torch.eye(2, dtype=torch.float64))])
-    samples = lipscope.load_samples(torch.tensor([[0.0, 1.0], [-0.0, 1.0], [1.0, 1.0]], dtype=torch.float64))
-    result, _ = lipscope.empirical(graph, samples)
-    assert result.duplicate_count == 1
-
-
-@pytest.mark.parametrize("x", [torch.ones(1, 2), torch.ones(5, 2)])
-def test_no_pair_has_no_empirical_constant(x: torch.Tensor) -> None:
-    graph = Graph.chain((2,), [Dense(torch.eye(2, dtype=torch.float64))])
-    assert lipscope.empirical(graph, lipscope.load_samples(x.double())) is None
 
 
 def test_a_constant_network_has_constant_zero() -> None:

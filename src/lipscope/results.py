@@ -180,6 +180,10 @@ class Empirical(Quantity):
     kind: Kind = "lower"
     witness: Witness
     pairs: int = Field(description="pairs compared: n(n−1)/2 less the duplicates")
+    candidates: int | None = Field(
+        None,
+        description="pairs that bounds from projections could not rule out; None in older results",
+    )
     rechecked: int = Field(description="candidate pairs recomputed by direct differences in float64")
     duplicates: list[Duplicate]
     duplicate_count: int = Field(description="number of duplicate pairs (the list shows the first 100)")

@@ -86,6 +86,10 @@ class RunFolder:
         """Replace the checkpoint under the name."""
         self._write(f"{_STATE}/{name}.npz", lambda file: np.savez(file, **state), durable=False)  # type: ignore[arg-type]
 
+    def folder(self) -> Path | None:
+        """Where large files of unfinished stages lie; removed once the result is written."""
+        return self.path / _STATE
+
     def load_text(self, name: str) -> str | None:
         """A finished stage's record, if any."""
         path = self.path / _STATE / f"{name}.json"

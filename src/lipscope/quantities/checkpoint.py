@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -22,6 +23,12 @@ class Checkpoint(Protocol):
 
     def save(self, name: str, **state: np.ndarray) -> None:
         """Replace the state under the name, atomically."""
+
+    def folder(self) -> Path | None:
+        """Where files too large for a state may lie until the run is finished; None if nothing is kept.
+
+        What such a file holds counts only as far as a state saved after it says so.
+        """
 
 
 class Clock:
@@ -45,6 +52,9 @@ class _NoCheckpoint:
 
     def save(self, name: str, **state: np.ndarray) -> None:
         pass
+
+    def folder(self) -> Path | None:
+        return None
 
 
 no_checkpoint = _NoCheckpoint()

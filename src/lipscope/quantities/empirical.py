@@ -1,8 +1,8 @@
 """The empirical constant L_emp: the largest secant ratio over all pairs of a data set, exactly.
 
-Squared distances of all pairs come from blocked matrix products (the Gram trick), in float64.
-The trick cancels for near pairs, so each squared distance carries a rigorous rounding interval;
-every pair whose interval could hold the maximum is recomputed from direct differences.
+One pass evaluates all outputs in float64 and keeps them, with a few features of each input; inputs are not
+kept. Then all pairs are searched (`all_pairs.py`): pairs are ruled out only by rigorous bounds, and every pair
+that could hold the maximum given rounding is computed from direct differences of inputs read again.
 """
 
 from __future__ import annotations
@@ -11,23 +11,31 @@ import hashlib
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from ..engines import SERIAL, Engine
 from ..graph import Graph
 from ..progress import Progress, silent
 from ..results import Cost, Duplicate, Empirical
-from ..rounding import gamma
+from . import all_pairs
+from .all_pairs import Found, Side, largest_ratios
+from .checkpoint import Checkpoint, no_checkpoint
+from .draws import CHUNK
+from .features import Basis
+from .scratch import Scratch, scratch
 from .witness import Pair, evaluate_pair
 
 if TYPE_CHECKING:
     from ..data import Samples
 
-_BLOCK = 256
 _LISTED_DUPLICATES = 100
+_PILOT = 256
+_DIGEST = 16
 
 
 def empirical(
@@ -36,132 +44,194 @@ def empirical(
     *,
     batch_size: int = 16,
     progress: Progress = silent,
+    checkpoint: Checkpoint = no_checkpoint,
+    engine: Engine = SERIAL,
+    device: torch.device | str = "cpu",
 ) -> tuple[Empirical, Pair] | None:
     """Max over pairs of ‖Φ(x₁) − Φ(x₂)‖ / ‖x₁ − x₂‖, and the pair that attains it.
 
-    Outputs are computed in float64. Pairs at distance zero (equal samples) are counted and left out.
+    Outputs are computed in float64. Pairs at distance zero (equal samples) are counted and left out. The ratio that
+    counts is the attained one, less its allowance for rounding (`witness.py`).
 
     Args:
         graph: the network.
-        samples: N inputs.
+        samples: N inputs, read in batches: once each, some hundred at random before that, and candidates again.
         batch_size: samples evaluated at once.
+        checkpoint: keeps what is done; its folder holds outputs and features of all samples. Without one, they
+            are in memory, or in temporary files if they are large.
+        engine: where samples are evaluated.
+        device: of evaluations and of products; the witness is evaluated on the CPU.
 
     Returns:
         The result and the witness pair, or None if there are fewer than two distinct samples.
 
+    Raises:
+        LipscopeError: the disk has no room for the outputs.
+
     Source: Zou, Balan, Singh (2020), empirical Lipschitz constant (printed there squared).
     """
     started = time.perf_counter()
-    inputs, outputs, groups = _evaluate(graph, samples, batch_size, progress)
-    distinct = [members[0] for members in groups]
-    if len(distinct) < 2:
-        return None
-    candidates = _candidates(inputs[distinct], outputs[distinct], progress)
+    count, size = len(samples), int(np.prod(graph.output_shape))
+    with scratch(checkpoint, "empirical", 8 * count * size) as store:
+        rows = _evaluate(graph, samples, batch_size, store, progress, checkpoint, engine, device)
+        groups = _equal(rows.digests)
+        distinct = np.delete(np.arange(count), [i for group in groups for i in group[1:]])
+        if len(distinct) < 2:
+            return None
+        found = _search(rows, samples, distinct, store, progress, checkpoint, device)
     exact = graph.to(torch.float64, "cpu")
     best: Pair | None = None
-    for i, j in _recheck_order(inputs[distinct], outputs[distinct], candidates):
-        first, second = distinct[i], distinct[j]
-        names = (samples.names[first], samples.names[second])
-        pair = evaluate_pair(exact, inputs[first], inputs[second], names)
-        if best is None or pair.bound > best.bound:
-            best = pair
-    assert best is not None
-    count = len(samples)
+    for i, j, score in found.pairs:
+        # The outputs that were compared are float64 too: only ties within their rounding need another look.
+        if best is None or score >= found.best * (1 - 1e-6):
+            first, second = (int(distinct[k]) for k in (i, j))
+            x1, x2 = samples.batch([first, second])
+            pair = evaluate_pair(exact, x1, x2, (samples.names[first], samples.names[second]))
+            if best is None or pair.bound > best.bound:
+                best = pair
+    if best is None:
+        return None
     duplicate_count = sum(len(members) * (len(members) - 1) // 2 for members in groups)
     result = Empirical(
         name="empirical",
         value=best.bound,
-        method="largest secant ratio over all pairs: blocked products, candidates re-evaluated in float64",
+        method="largest secant ratio over all pairs: pairs ruled out by bounds from projections and products, "
+        "the others computed by direct differences in float64",
         source="Zou, Balan, Singh 2020: empirical Lipschitz constant",
         cost=Cost(seconds=time.perf_counter() - started, forward_passes=float(count)),
         witness=best.witness("empirical"),
         pairs=count * (count - 1) // 2 - duplicate_count,
-        rechecked=len(candidates),
+        candidates=found.projected,
+        rechecked=found.compared,
         duplicates=list(_duplicates(groups, samples.names)),
         duplicate_count=duplicate_count,
     )
     return result, best
 
 
+@dataclass(frozen=True)
+class _Shared:
+    """What the evaluation of a chunk needs."""
+
+    graph: Graph
+    samples: Samples
+    basis: Basis
+    batch_size: int
+    device: torch.device | str
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """One row a sample: outputs (N, d) and features (N, k + 1) of the inputs in `basis`, float64, and digests."""
+
+    basis: Basis
+    outputs: np.ndarray
+    features: np.ndarray
+    digests: np.ndarray
+
+
 def _evaluate(
-    graph: Graph, samples: Samples, batch_size: int, progress: Progress
-) -> tuple[Tensor, Tensor, list[list[int]]]:
-    """All inputs and float64 outputs, and the samples grouped by equality."""
-    exact = graph.to(torch.float64, "cpu")
-    inputs: list[Tensor] = []
-    outputs: list[Tensor] = []
-    groups: dict[bytes, list[int]] = defaultdict(list)
-    for start in range(0, len(samples), batch_size):
-        x = samples.batch(range(start, min(start + batch_size, len(samples))))
-        for offset, sample in enumerate(x):
-            # Adding 0 turns −0 into 0, which compares equal.
-            digest = hashlib.sha256((sample + 0.0).numpy().tobytes()).digest()
-            groups[digest].append(start + offset)
-        inputs.append(x)
-        outputs.append(exact.evaluate(x.to(torch.float64)))
-        progress("empirical: outputs", start + len(x), len(samples))
-    return torch.cat(inputs), torch.cat(outputs), list(groups.values())
+    graph: Graph,
+    samples: Samples,
+    batch_size: int,
+    store: Scratch,
+    progress: Progress,
+    checkpoint: Checkpoint,
+    engine: Engine,
+    device: torch.device | str,
+) -> _Rows:
+    """The rows of all samples, chunk by chunk; what a checkpoint has counted is not computed again."""
+    count = len(samples)
+    basis = Basis.fit(samples.batch(_pilot(count)))
+    rows = _Rows(
+        basis,
+        store.array("outputs", (count, int(np.prod(graph.output_shape))), np.float64),
+        store.array("inputs", (count, basis.width), np.float64),
+        store.array("digests", (count, _DIGEST), np.uint8),
+    )
+    saved = checkpoint.load("empirical.samples")
+    done = int(saved["done"]) if saved is not None and not store.fresh else 0
+    shared = _Shared(graph.to(torch.float64, device), samples, basis, batch_size, device)
+    chunks = [(start, min(start + CHUNK, count)) for start in range(done, count, CHUNK)]
+    saved_at = time.monotonic()
+    for (start, stop), part in zip(chunks, engine.map(_evaluate_chunk, shared, chunks), strict=True):
+        rows.outputs[start:stop], rows.features[start:stop], rows.digests[start:stop] = part
+        if stop == count or time.monotonic() - saved_at >= all_pairs.SAVE_EVERY:
+            store.flush()
+            checkpoint.save("empirical.samples", done=np.array(stop))
+            saved_at = time.monotonic()
+        progress("empirical: outputs", stop, count)
+    return rows
 
 
-def _candidates(inputs: Tensor, outputs: Tensor, progress: Progress) -> list[tuple[int, int]]:
-    """Every pair (i < j) that may attain the maximum, given the rounding of the Gram trick."""
-    x, y = inputs.flatten(1), outputs.flatten(1)
-    centre_x, centre_y = x.to(torch.float64).mean(0), y.mean(0)
-    squares_x = torch.cat([_centred(x, block, centre_x).square().sum(1) for block in _blocks(len(x))])
-    squares_y = torch.cat([_centred(y, block, centre_y).square().sum(1) for block in _blocks(len(y))])
-    best = 0.0
-    kept: list[tuple[Tensor, Tensor, Tensor]] = []
-    blocks = list(_blocks(len(x)))
-    for number, rows in enumerate(blocks):
-        x_rows, y_rows = _centred(x, rows, centre_x), _centred(y, rows, centre_y)
-        for columns in blocks[number:]:
-            x_columns = x_rows if columns == rows else _centred(x, columns, centre_x)
-            y_columns = y_rows if columns == rows else _centred(y, columns, centre_y)
-            dx, ex = _squared_distances(x_rows, x_columns, squares_x[rows], squares_x[columns])
-            dy, ey = _squared_distances(y_rows, y_columns, squares_y[rows], squares_y[columns])
-            at_least = (dy - ey).clamp_min(0) / (dx + ex)
-            at_most = torch.where(dx > ex, (dy + ey) / (dx - ex).clamp_min(1e-300), torch.inf)
-            if columns == rows:
-                upper_triangle = torch.ones_like(dx, dtype=torch.bool).triu(1)
-                at_least, at_most = at_least * upper_triangle, at_most.where(upper_triangle, -1.0)
-            best = max(best, float(at_least.max()))
-            i, j = (at_most >= best).nonzero(as_tuple=True)
-            kept.append((i + rows.start, j + columns.start, at_most[i, j]))
-        progress("empirical: pairs", number + 1, len(blocks))
-    rows_kept, columns_kept, bounds = (torch.cat(part) for part in zip(*kept, strict=True))
-    alive = bounds >= best
-    return list(zip(rows_kept[alive].tolist(), columns_kept[alive].tolist(), strict=True))
+def _evaluate_chunk(shared: _Shared, chunk: tuple[int, int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Outputs, features and digests of the samples start ≤ i < stop."""
+    outputs, features, digests = [], [], []
+    for start in range(*chunk, shared.batch_size):
+        x = shared.samples.batch(range(start, min(start + shared.batch_size, chunk[1])))
+        # Adding 0 turns −0 into 0, which compares equal.
+        digests += [_digest(sample + 0.0) for sample in x]
+        x = x.to(shared.device)
+        features.append(shared.basis.features(x).cpu())
+        outputs.append(shared.graph.evaluate(x.to(torch.float64)).flatten(1).cpu())
+    table = np.frombuffer(b"".join(digests), np.uint8).reshape(-1, _DIGEST)
+    return torch.cat(outputs).numpy(), torch.cat(features).numpy(), table
 
 
-def _blocks(count: int) -> Iterator[slice]:
-    for start in range(0, count, _BLOCK):
-        yield slice(start, min(start + _BLOCK, count))
+def _digest(sample: Tensor) -> bytes:
+    return hashlib.blake2b(sample.numpy().tobytes(), digest_size=_DIGEST).digest()
 
 
-def _centred(x: Tensor, block: slice, centre: Tensor) -> Tensor:
-    """A block in float64 about the mean, which shortens vectors and so the rounding of products."""
-    return x[block].to(torch.float64) - centre
+def _pilot(count: int) -> list[int]:
+    """A few hundred of `count` indices at random, in order."""
+    chosen: list[int] = np.sort(np.random.default_rng(0).permutation(count)[:_PILOT]).tolist()
+    return chosen
 
 
-def _squared_distances(a: Tensor, b: Tensor, squares_a: Tensor, squares_b: Tensor) -> tuple[Tensor, Tensor]:
-    """‖a_i − b_j‖² for all pairs, and a bound of its rounding error (see `rounding.py`)."""
-    total = squares_a[:, None] + squares_b[None, :]
-    # Products and squares: γ_D each on ≤ (‖a‖² + ‖b‖²)/2, doubled; centring: 2u on each entry.
-    return total - 2 * (a @ b.T), 2 * gamma(a.shape[1] + 8) * total
+def _equal(digests: np.ndarray) -> list[list[int]]:
+    """The groups of equal samples, two or more each, by index; groups and members in order."""
+    first: dict[bytes, int] = {}
+    groups: dict[int, list[int]] = defaultdict(list)
+    for i, row in enumerate(digests):
+        if (leader := first.setdefault(row.tobytes(), i)) != i:
+            groups[leader].append(i)
+    return [[leader, *others] for leader, others in sorted(groups.items())]
 
 
-def _recheck_order(
-    inputs: Tensor, outputs: Tensor, candidates: list[tuple[int, int]]
-) -> list[tuple[int, int]]:
-    """The candidates worth a full re-evaluation: the best few by direct differences of stored outputs."""
-    ratios = np.empty(len(candidates))
-    for n, (i, j) in enumerate(candidates):
-        distance = (inputs[i].to(torch.float64) - inputs[j].to(torch.float64)).norm()
-        ratios[n] = float((outputs[i] - outputs[j]).norm() / distance)
-    order = np.argsort(-ratios, kind="stable")
-    best = ratios[order[0]]
-    # Stored outputs are float64 too: only ties within their rounding need more than one look.
-    return [candidates[n] for n in order[:16] if ratios[n] >= best * (1 - 1e-6)]
+def _search(
+    rows: _Rows,
+    samples: Samples,
+    distinct: np.ndarray,
+    store: Scratch,
+    progress: Progress,
+    checkpoint: Checkpoint,
+    device: torch.device | str,
+) -> Found:
+    """All pairs of the distinct samples."""
+    count = len(distinct)
+
+    def outputs(indices: Sequence[int]) -> Tensor:
+        return torch.from_numpy(rows.outputs[distinct[list(indices)]])
+
+    def inputs(indices: Sequence[int]) -> Tensor:
+        return samples.batch(distinct[list(indices)].tolist())
+
+    basis = Basis.fit(outputs(_pilot(count)))
+    features = torch.from_numpy(store.array("projected", (count, basis.width), np.float64))
+    norms = torch.empty(count, dtype=torch.float64)
+    for start in range(0, count, CHUNK):
+        part = slice(start, min(start + CHUNK, count))
+        y = outputs(range(part.start, part.stop))
+        features[part], norms[part] = basis.features(y), torch.linalg.vector_norm(y, dim=1)
+    of_inputs = rows.features if count == len(rows.features) else rows.features[distinct]
+    return largest_ratios(
+        Side(rows.basis, torch.from_numpy(of_inputs), inputs),
+        Side(basis, features, outputs),
+        norms,
+        device=device,
+        progress=progress,
+        checkpoint=checkpoint,
+    )
 
 
 def _duplicates(groups: list[list[int]], names: Sequence[str]) -> Iterator[Duplicate]:
