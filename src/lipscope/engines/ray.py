@@ -93,9 +93,9 @@ class RayEngine:
             Exception: what a task raised, as it was.
         """
         errors = self._ray.exceptions
-        remote = self._ray.remote(
-            num_cpus=0 if self._gpus else 1, num_gpus=self._gpus, max_retries=_RETRIES
-        )(_run)
+        remote = self._ray.remote(num_cpus=0 if self._gpus else 1, num_gpus=self._gpus, max_retries=_RETRIES)(
+            _run
+        )
         waiting = iter(items)
         flying: deque[Any] = deque()
         try:

@@ -162,9 +162,7 @@ class _Found:
             products=int(state["products"]),
             values=state["values"],
             errors=state["errors"],
-            directions=dict(
-                zip(state["best"].tolist(), torch.from_numpy(state["directions"]), strict=True)
-            ),
+            directions=dict(zip(state["best"].tolist(), torch.from_numpy(state["directions"]), strict=True)),
         )
 
     def state(self) -> dict[str, np.ndarray]:
