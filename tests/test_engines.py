@@ -122,14 +122,14 @@ def test_the_engine_here_is_lazy_and_ordered(tmp_path: Path) -> None:
 def test_errors_of_a_task_come_as_they_are() -> None:
     results = SERIAL.map(stumble, 2, range(4))
     assert [next(results), next(results)] == [0, 1]
-    with pytest.raises(lipscope.DataError, match="sample 2 holds NaN"):
+    with pytest.raises(lipscope.DataError, match=r"sample 2 holds NaN"):
         next(results)
 
 
 def test_engines_by_name() -> None:
     with engine_named("local") as engine:
         assert engine is SERIAL
-    with pytest.raises(ValueError, match="cloud.*local, ray"), engine_named("cloud"):
+    with pytest.raises(ValueError, match=r"cloud.*local, ray"), engine_named("cloud"):
         pass
 
 
@@ -202,7 +202,7 @@ def test_the_item_of_a_dead_worker_is_done_again_in_its_place(cluster: RayEngine
 
 
 def test_workers_that_keep_dying_are_one_sentence(cluster: RayEngine) -> None:
-    with pytest.raises(EngineError, match="died 4 times on the same part of the data.*memory") as caught:
+    with pytest.raises(EngineError, match=r"died 4 times on the same part of the data.*memory") as caught:
         list(cluster.map(die_always, None, range(2)))
     assert "\n" not in str(caught.value)
 
@@ -214,7 +214,7 @@ def test_errors_of_a_task_on_a_worker_come_as_they_are(cluster: RayEngine) -> No
         next(results)
     assert type(caught.value) is lipscope.DataError
     assert str(caught.value) == "sample 2 holds NaN"
-    with pytest.raises(ArithmeticError, match="^not one of ours$"):
+    with pytest.raises(ArithmeticError, match=r"^not one of ours$"):
         list(cluster.map(overflow, None, range(2)))
 
 

@@ -26,7 +26,7 @@ model = nn.Sequential(nn.Linear(6, 64), nn.GELU(), nn.Linear(64, 64), nn.ReLU(),
 
 def test_kills_at_every_write_and_at_random_moments() -> None:
     """Forked lives: many more moments than starts of the interpreter would allow."""
-    command = [sys.executable, str(BENCHMARK), "--kills", "70", "--seed", "1"]
+    command = [sys.executable, str(BENCHMARK), "--kills", "45", "--seed", "1"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     first = re.search(r"killed at every write: (\d+) kills", done.stdout)
@@ -35,7 +35,7 @@ def test_kills_at_every_write_and_at_random_moments() -> None:
     assert int(first[1]) >= 20
     last = re.search(r"(\d+) kills over (\d+) runs", done.stdout)
     assert last is not None, done.stdout
-    assert int(last[1]) >= 70
+    assert int(last[1]) >= 45
     assert int(last[2]) >= 2
 
 
@@ -60,7 +60,7 @@ def test_kills_of_the_real_command(tmp_path: Path) -> None:
             [*command, "cut"], cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
         )
         try:
-            errors = process.communicate(timeout=rng.uniform(0.4, 1.1) * whole if kills < 4 else 300)[1]
+            errors = process.communicate(timeout=rng.uniform(0.3, 0.8) * whole if kills < 3 else 300)[1]
         except subprocess.TimeoutExpired:
             process.kill()
             process.communicate()
@@ -74,7 +74,9 @@ def test_kills_of_the_real_command(tmp_path: Path) -> None:
 
 def test_what_a_killed_write_leaves_behind_is_no_obstacle_and_goes(tmp_path: Path) -> None:
     folder = tmp_path / "run"
-    (folder / "state").mkdir(parents=True)
+    folder.mkdir()
+    (folder / ".run.json.0123456789abcdef").touch()
+    RunFolder(folder, {"a": 1}).close()
     left = [folder / ".run.json.0123456789abcdef", folder / "state" / ".local.npz.0123456789abcdef"]
     for path in left:
         path.touch()

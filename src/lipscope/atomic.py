@@ -9,7 +9,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
 
-
 _DRAFT = re.compile(r"\..+\.[0-9a-f]{16}")
 
 
