@@ -3,10 +3,18 @@
 from __future__ import annotations
 
 import os
+import re
 import secrets
 from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
+
+_DRAFT = re.compile(r"\..+\.[0-9a-f]{16}")
+
+
+def is_draft(path: Path) -> bool:
+    """Whether a file is what a write that was killed left behind."""
+    return _DRAFT.fullmatch(path.name) is not None
 
 
 def write_atomically(path: Path, write: Callable[[IO[bytes]], Any], durable: bool = True) -> None:

@@ -161,6 +161,9 @@ class Local(Quantity):
     witness: Witness
     estimates: list[float] = Field(description="Lip(x) of every sample visited, estimates, in data order")
     samples: list[str] = Field(description="names of the samples visited")
+    population: int | None = Field(
+        None, description="samples in the data set, of which those visited are all or a random choice"
+    )
     mean: float
     std: float = Field(description="standard deviation over samples (n − 1)")
     quantiles: dict[str, float] = Field(description='at "0", "0.05", "0.25", "0.5", "0.75", "0.95", "1"')

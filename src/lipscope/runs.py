@@ -19,7 +19,7 @@ from zipfile import BadZipFile
 import numpy as np
 from torch import Tensor
 
-from .atomic import write_atomically
+from .atomic import is_draft, write_atomically
 from .errors import DataError, LipscopeError, RunFolderError
 from .quantities.checkpoint import State
 from .results import Report
@@ -47,7 +47,7 @@ class RunFolder:
         self.path = path
         try:
             path.mkdir(parents=True, exist_ok=True)
-            foreign = sorted(p.name for p in path.iterdir() if p.name != _LOCK)
+            foreign = sorted(p.name for p in path.iterdir() if p.name != _LOCK and not is_draft(p))
         except OSError as error:
             raise RunFolderError(f"cannot use {path} as a run folder: {error.strerror or error}") from error
         if foreign and not (path / IDENTITY).exists():
@@ -56,6 +56,7 @@ class RunFolder:
             )
         self._lock = self._take_lock()
         try:
+            self._sweep()
             self._check_identity(identity)
         except BaseException:
             self.close()
@@ -143,6 +144,12 @@ class RunFolder:
                 f"the run folder {self.path} is in use by another lipscope; wait for it or choose another --output"
             ) from error
         return file
+
+    def _sweep(self) -> None:
+        """Remove what killed writes left behind; whoever holds the lock is the only one who writes."""
+        for path in [*self.path.glob(".*"), *(self.path / _STATE).glob(".*")]:
+            if is_draft(path):
+                path.unlink(missing_ok=True)
 
     def _check_identity(self, identity: Mapping[str, Any]) -> None:
         path = self.path / IDENTITY

@@ -81,7 +81,9 @@ def spectral_norm(
         start: warm start (P', B, *in), for instance earlier right singular vectors; random
             vectors fill up to `block`.
         seed: seed of the random start.
-        dtype, device: of the vectors; those of the operator.
+        dtype, device: those of the operator, in which it gets its vectors. The algebra around it runs in
+            float32 at least (`working_dtype`), and so do the results; a 16-bit operator is not
+            iterated beyond its own rounding, which `error` includes.
         basis_limit: basis vectors kept before a restart from the best Ritz vectors.
 
     Raises:
@@ -93,23 +95,35 @@ def spectral_norm(
         return _dense(operator, dtype, device)
     run = _Bidiagonalisation(operator, block, dtype, device)
     current = run.start_vectors(start, seed)
+    noise = _product_noise(dtype)
+    tolerance = max(tolerance, noise)
     steps = 0
     while True:
         budget = min(max(2, basis_limit // run.block), max_steps - steps)
         result = run.sweep(current, budget, tolerance)
         steps += result.steps
-        scale = result.value.clamp_min(torch.finfo(dtype).tiny)
+        scale = result.value.clamp_min(torch.finfo(run.dtype).tiny)
         if steps >= max_steps or result.exhausted or bool((result.error <= tolerance * scale).all()):
             break
         current = result.ritz
     shape = (operator.batch, *operator.input_shape)
     return SpectralNorm(
         value=result.value,
-        error=result.error,
+        error=result.error + noise * result.value if noise else result.error,
         left=result.left.reshape(operator.batch, *operator.output_shape),
         right=result.ritz[..., 0].reshape(shape),
         steps=steps,
     )
+
+
+def working_dtype(dtype: torch.dtype) -> torch.dtype:
+    """Where the algebra around products of this dtype runs: float32 for 16 bits, else the same."""
+    return dtype if torch.finfo(dtype).bits > 16 else torch.float32
+
+
+def _product_noise(dtype: torch.dtype) -> float:
+    """Relative rounding of products that is coarser than the algebra's own."""
+    return 0.0 if working_dtype(dtype) is dtype else torch.finfo(dtype).eps
 
 
 def _dense(operator: LinearOperator, dtype: torch.dtype, device: torch.device | str) -> SpectralNorm:
@@ -121,6 +135,9 @@ def _dense(operator: LinearOperator, dtype: torch.dtype, device: torch.device | 
     units = torch.eye(count, dtype=dtype, device=device).reshape(count, 1, *shape)
     blocks = units.expand(-1, operator.batch, *shape).split(_DENSE_BLOCK)
     matrix = torch.cat([multiply(block) for block in blocks]).flatten(2).transpose(0, 1)
+    noise = _product_noise(dtype)
+    dtype = working_dtype(dtype)
+    matrix = matrix.to(dtype)
     # Scaled, so that squares neither overflow nor vanish.
     scale = matrix.abs().amax((1, 2), keepdim=True).clamp_min(torch.finfo(dtype).tiny)
     matrix = matrix / scale
@@ -132,7 +149,7 @@ def _dense(operator: LinearOperator, dtype: torch.dtype, device: torch.device | 
     left, right = (short, long) if by_rows else (long, short)
     return SpectralNorm(
         value=value,
-        error=value * (count * torch.finfo(dtype).eps),
+        error=value * (count * torch.finfo(dtype).eps + noise),
         left=left.reshape(-1, *operator.output_shape),
         right=right.reshape(-1, *operator.input_shape),
         steps=-(-count // 2),
@@ -155,8 +172,8 @@ class _Bidiagonalisation:
     def __init__(
         self, operator: LinearOperator, block: int, dtype: torch.dtype, device: torch.device | str
     ) -> None:
-        self.operator = operator
-        self.dtype, self.device = dtype, device
+        self.operator, self.operator_dtype = operator, dtype
+        self.dtype, self.device = working_dtype(dtype), device
         self.rows = _size(operator.output_shape)
         self.columns = _size(operator.input_shape)
         self.block = max(1, min(block, self.rows, self.columns))
@@ -191,27 +208,31 @@ class _Bidiagonalisation:
             image = self._matvec(rights[-1])
             left, r = _orthonormalise(image, _latest(lefts, left_memory))
             lefts.append(left)
-            diagonal.append(r)
+            diagonal.append(_on_cpu(r))
             back = self._rmatvec(left)
             following, s = _orthonormalise(back, _latest(rights, right_memory))
-            value, error, p, q = _small_problem(diagonal, coupling, s)
+            below = _on_cpu(s)
+            value, error, p, q = _small_problem(diagonal, coupling, below)
             limit = tolerance * value.clamp_min(torch.finfo(self.dtype).tiny)
             exhausted = (step - 1) * self.block >= min(self.rows, self.columns)
             if step == budget or exhausted or bool((error <= limit).all()):
-                u = torch.cat(lefts, -1) @ p[..., :1]
-                ritz = torch.cat(rights, -1) @ q[..., : self.block]
+                u = torch.cat(lefts, -1) @ p[..., :1].to(self.device, self.dtype)
+                ritz = torch.cat(rights, -1) @ q[..., : self.block].to(self.device, self.dtype)
+                value, error = (x.to(self.device, self.dtype) for x in (value, error))
                 return _Sweep(value, error, u, ritz, step, exhausted)
-            coupling.append(s)
+            coupling.append(below)
             rights.append(following)
         raise AssertionError("the budget is positive")
 
     def _matvec(self, v: Tensor) -> Tensor:
         block = v.permute(2, 0, 1).reshape(v.shape[-1], -1, *self.operator.input_shape)
-        return self.operator.matvec(block).flatten(2).permute(1, 2, 0)
+        image = self.operator.matvec(block.to(self.operator_dtype)).to(self.dtype)
+        return image.flatten(2).permute(1, 2, 0)
 
     def _rmatvec(self, u: Tensor) -> Tensor:
         block = u.permute(2, 0, 1).reshape(u.shape[-1], -1, *self.operator.output_shape)
-        return self.operator.rmatvec(block).flatten(2).permute(1, 2, 0)
+        image = self.operator.rmatvec(block.to(self.operator_dtype)).to(self.dtype)
+        return image.flatten(2).permute(1, 2, 0)
 
 
 def _latest(basis: list[Tensor], count: int | None) -> list[Tensor]:
@@ -237,27 +258,34 @@ def _orthonormalise(w: Tensor, basis: list[Tensor]) -> tuple[Tensor, Tensor]:
     return q * alive, r * alive.mT
 
 
+def _on_cpu(x: Tensor) -> Tensor:
+    """In float64 on the CPU: the CPU first, since not every device has float64."""
+    return x.cpu().to(torch.float64)
+
+
 def _small_problem(
     diagonal: list[Tensor], coupling: list[Tensor], next_coupling: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Singular values of the block bidiagonal B_k: the leading one, its error, and singular vectors."""
+    """Singular values of the block bidiagonal B_k: the leading one, its error, and singular vectors.
+
+    All are float64 on the CPU, where small decompositions are fastest.
+    """
     width, count = diagonal[0].shape[-1], len(diagonal)
     batch = diagonal[0].shape[0]
     small = torch.zeros(batch, count * width, count * width, dtype=torch.float64)
     for j, r in enumerate(diagonal):
         here = slice(j * width, (j + 1) * width)
-        small[:, here, here] = r.to("cpu", torch.float64)
+        small[:, here, here] = r
         if j > 0:
-            small[:, (j - 1) * width : j * width, here] = coupling[j - 1].to("cpu", torch.float64).mT
+            small[:, (j - 1) * width : j * width, here] = coupling[j - 1].mT
     p, values, qh = torch.linalg.svd(small)
-    last = next_coupling.to("cpu", torch.float64) @ p[:, -width:, :1]
+    last = next_coupling @ p[:, -width:, :1]
     residual = last.squeeze(-1).norm(dim=-1)
     value = values[:, 0]
     gap = value - values[:, 1] if values.shape[1] > 1 else torch.zeros_like(value)
     # The residual bounds the distance to some singular value; its square over the gap is sharper once separated.
     error = torch.where(gap > residual, residual.square() / gap.clamp_min(1e-300), residual)
-    device, dtype = diagonal[0].device, diagonal[0].dtype
-    return (value.to(device, dtype), error.to(device, dtype), p.to(device, dtype), qh.mT.to(device, dtype))
+    return value, error, p, qh.mT
 
 
 def _size(shape: Shape) -> int:

@@ -5,5 +5,7 @@ order of the chunks. So every engine gives the same sums, and a checkpoint is a 
 """
 
 from .engine import SERIAL, Engine
+from .named import ENGINES, engine_named
+from .ray import EngineError, RayEngine
 
-__all__ = ["SERIAL", "Engine"]
+__all__ = ["ENGINES", "SERIAL", "Engine", "EngineError", "RayEngine", "engine_named"]

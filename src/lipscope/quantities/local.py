@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from ..engines import SERIAL, Engine
+from ..errors import ModelError
 from ..graph import Graph
 from ..jacobian import linearize
 from ..progress import Progress, silent
 from ..results import Cost, Local
 from ..spectral import spectral_norm
-from .checkpoint import Checkpoint, no_checkpoint
+from .checkpoint import Checkpoint, State, no_checkpoint
 from .witness import Pair, pair_along
 
 if TYPE_CHECKING:
@@ -22,111 +26,217 @@ if TYPE_CHECKING:
 
 _REFINED = 3
 _QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
+_CHUNK_BATCHES = 4
+_SAVING_SHARE = 0.05
 
 
 def local(
     graph: Graph,
     samples: Samples,
     *,
+    limit: int | None = None,
     tolerance: float = 1e-3,
     batch_size: int = 16,
     dtype: torch.dtype = torch.float32,
     device: torch.device | str = "cpu",
     seed: int = 0,
+    engine: Engine = SERIAL,
     progress: Progress = silent,
     checkpoint: Checkpoint = no_checkpoint,
 ) -> tuple[Local, Pair]:
-    """Lip(x) at every sample, and a witness for the largest.
+    """Lip(x) at the samples, and a witness for the largest.
 
     Each Lip(x) is the spectral norm of the Jacobian with the slopes at x, an estimate from below.
     The largest few are refined in float64, and a pair of inputs on the line through x along the
     leading right singular vector gives the reported lower bound of the global constant.
 
+    Memory: a few numbers a sample, and the directions of the largest few. The result does not depend
+    on the engine, nor on where an interrupted run was cut.
+
     Args:
         graph: the network.
         samples: N ≥ 1 inputs.
+        limit: visit at most so many, see `visited`; one sample costs some 30 forward passes.
         tolerance: relative accuracy of the estimates.
         batch_size: samples whose Jacobians are treated at once.
-        dtype, device: of the estimates; the witness is evaluated in float64 on the CPU.
-        seed: of the solver's random start.
+        dtype, device: of the estimates, bfloat16 and float16 included; the witness is evaluated in
+            float64 on the CPU.
+        seed: of the solver's random start, and of the choice of samples.
+        engine: where chunks of a few batches run.
 
     Returns:
         The result and the witness pair.
 
+    Raises:
+        ModelError: the network overflows in `dtype`.
+        ValueError: `limit` or `batch_size` is not positive.
+
     Source: Zou, Balan, Singh (2020), local Lipschitz constant; DESIGN section 1.
     """
     started = time.perf_counter()
-    working = graph.to(dtype, device)
-    count = len(samples)
-    values, errors = np.zeros(count), np.zeros(count)
-    directions: dict[int, Tensor] = {}
-    products = done = 0
-    if (saved := checkpoint.load("local")) is not None:
-        done, products = int(saved["done"]), int(saved["products"])
-        values[:done], errors[:done] = saved["values"][:done], saved["errors"][:done]
-        directions = dict(zip(saved["best"].tolist(), torch.from_numpy(saved["directions"]), strict=True))
-    while done < count:
-        indices = range(done, min(done + batch_size, count))
-        x = samples.batch(indices).to(device, dtype)
-        _, slopes = working.linearize_at(x)
-        found = spectral_norm(
-            linearize(working, slopes, len(indices)),
-            tolerance=tolerance,
-            seed=seed,
-            dtype=dtype,
-            device=device,
-        )
-        values[indices.start : indices.stop] = found.value.double().cpu().numpy()
-        errors[indices.start : indices.stop] = found.error.double().cpu().numpy()
-        directions.update(zip(indices, found.right.cpu(), strict=True))
-        done = indices.stop
-        products += found.steps * len(indices)
-        kept = np.argsort(-(values + errors)[:done], kind="stable")[:_REFINED].tolist()
-        directions = {i: directions[i] for i in kept}
-        checkpoint.save(
-            "local",
-            done=np.array(done),
-            products=np.array(products),
-            values=values,
-            errors=errors,
-            best=np.array(kept),
-            directions=torch.stack([directions[i] for i in kept]).numpy(),
-        )
-        progress("local", done, count)
-    pair = _refine(graph, samples, directions, values)
+    if batch_size < 1:
+        raise ValueError("batch_size must be positive")
+    indices = visited(len(samples), limit, seed)
+    step = batch_size * _CHUNK_BATCHES
+    chunks = [indices[i : i + step] for i in range(0, len(indices), step)]
+    shared = _Task(graph, samples, tolerance, batch_size, dtype, device, seed)
+    found = _Found.restored(checkpoint.load("local"))
+    saved, pause = -np.inf, 0.0
+    for part in engine.map(_chunk, shared, chunks[found.chunks :]):
+        found.add(part)
+        # Saving takes a small share of the time, however many samples there are.
+        now = time.perf_counter()
+        if now - saved >= pause or found.chunks == len(chunks):
+            checkpoint.save("local", **found.state())
+            saved = time.perf_counter()
+            pause = (saved - now) / _SAVING_SHARE
+        progress("local", len(found.values), len(indices))
+    values, count = found.values, len(indices)
+    names = [samples.names[i] for i in indices]
+    pair = _refine(graph, samples, indices, found.directions, values)
     return (
         Local(
             name="local",
             value=pair.bound,
             method="largest σ_max(J(x)) over the samples by Lanczos; attained by a pair along its singular vector",
             source="Zou, Balan, Singh 2020: Lip(x) = σ_max(∏ D_k(x) T_k)",
-            cost=Cost(seconds=time.perf_counter() - started, forward_passes=float(2 * products + count)),
+            cost=Cost(
+                seconds=time.perf_counter() - started, forward_passes=float(2 * found.products + count)
+            ),
             witness=pair.witness("local"),
             estimates=values.tolist(),
-            samples=list(samples.names),
+            samples=names,
+            population=len(samples),
             mean=float(values.mean()),
             std=float(values.std(ddof=1)) if count > 1 else 0.0,
             quantiles={f"{q:g}": float(np.quantile(values, q)) for q in _QUANTILES},
-            relative_error=float((errors / np.maximum(values, 1e-300)).max()),
+            relative_error=float((found.errors / np.maximum(values, 1e-300)).max()),
         ),
         pair,
     )
 
 
-def _refine(graph: Graph, samples: Samples, directions: dict[int, Tensor], values: np.ndarray) -> Pair:
+def visited(count: int, limit: int | None = None, seed: int = 0) -> Sequence[int]:
+    """The indices of the samples that `local` visits, ascending: all, or `limit` of them at random.
+
+    Raises:
+        ValueError: `limit` is not positive.
+    """
+    if limit is not None and limit < 1:
+        raise ValueError("limit must be positive")
+    if limit is None or limit >= count:
+        return range(count)
+    chosen: list[int] = np.sort(np.random.default_rng(seed).choice(count, limit, replace=False)).tolist()
+    return chosen
+
+
+@dataclass(frozen=True)
+class _Task:
+    """What every chunk needs."""
+
+    graph: Graph
+    samples: Samples
+    tolerance: float
+    batch_size: int
+    dtype: torch.dtype
+    device: torch.device | str
+    seed: int
+
+
+@dataclass
+class _Found:
+    """What is known of the samples visited so far; directions by position among them, of the largest few."""
+
+    chunks: int = 0
+    products: int = 0
+    values: np.ndarray = field(default_factory=lambda: np.zeros(0))
+    errors: np.ndarray = field(default_factory=lambda: np.zeros(0))
+    directions: dict[int, Tensor] = field(default_factory=dict)
+
+    @classmethod
+    def restored(cls, state: State | None) -> _Found:
+        if state is None:
+            return cls()
+        return cls(
+            chunks=int(state["chunks"]),
+            products=int(state["products"]),
+            values=state["values"],
+            errors=state["errors"],
+            directions=dict(zip(state["best"].tolist(), torch.from_numpy(state["directions"]), strict=True)),
+        )
+
+    def state(self) -> dict[str, np.ndarray]:
+        return {
+            "chunks": np.array(self.chunks),
+            "products": np.array(self.products),
+            "values": self.values,
+            "errors": self.errors,
+            "best": np.array(list(self.directions)),
+            "directions": torch.stack(list(self.directions.values())).numpy(),
+        }
+
+    def add(self, part: _Found) -> None:
+        """Append what follows in the order of the samples."""
+        before = len(self.values)
+        self.chunks += part.chunks
+        self.products += part.products
+        self.values = np.concatenate([self.values, part.values])
+        self.errors = np.concatenate([self.errors, part.errors])
+        self.directions.update({before + i: v for i, v in part.directions.items()})
+        reach = self.values + self.errors
+        kept = sorted(self.directions, key=lambda i: (-reach[i], i))[:_REFINED]
+        self.directions = {i: self.directions[i] for i in kept}
+
+
+def _chunk(task: _Task, indices: Sequence[int]) -> _Found:
+    """Lip(x) at the samples of the indices, batch by batch."""
+    working = task.graph.to(task.dtype, task.device)
+    total = _Found(chunks=1)
+    for start in range(0, len(indices), task.batch_size):
+        batch = indices[start : start + task.batch_size]
+        y, slopes = working.linearize_at(task.samples.batch(batch).to(task.device, task.dtype))
+        found = spectral_norm(
+            linearize(working, slopes, len(batch)),
+            tolerance=task.tolerance,
+            seed=task.seed,
+            dtype=task.dtype,
+            device=task.device,
+        )
+        # To the CPU first: not every device has float64.
+        values, errors = (x.cpu().double().numpy() for x in (found.value, found.error))
+        finite = y.isfinite().flatten(1).all(1).cpu().numpy() & np.isfinite(values)
+        if not finite.all():
+            name = task.samples.names[batch[int(finite.argmin())]]
+            raise ModelError(
+                f"the network overflows at {name} in {str(task.dtype).removeprefix('torch.')}; "
+                "take a dtype of wider range"
+            )
+        directions = dict(enumerate(found.right.cpu()))
+        total.add(_Found(0, found.steps * len(batch), values, errors, directions))
+    return total
+
+
+def _refine(
+    graph: Graph,
+    samples: Samples,
+    indices: Sequence[int],
+    directions: dict[int, Tensor],
+    values: np.ndarray,
+) -> Pair:
     """Sharpen the leading candidates in float64; keep the best attained pair."""
     exact = graph.to(torch.float64, "cpu")
-    for index, direction in directions.items():
-        _, slopes = exact.linearize_at(samples.batch([index]).to("cpu", torch.float64))
+    for place, direction in directions.items():
+        _, slopes = exact.linearize_at(samples.batch([indices[place]]).to("cpu", torch.float64))
         # Random vectors beside the warm start find a larger singular value that it may have missed.
         start = direction[None, None]
         found = spectral_norm(linearize(exact, slopes), tolerance=1e-9, start=start, block=3, max_steps=60)
-        values[index], directions[index] = float(found.value), found.right[0]
+        values[place], directions[place] = float(found.value), found.right[0]
     best: Pair | None = None
-    for index in sorted(directions, key=lambda i: -values[i]):
+    for place in sorted(directions, key=lambda i: -values[i]):
         # Only where a formal Jacobian is not attained (at a kink) does a later candidate come into play.
-        if best is None or best.bound < values[index]:
-            pair = pair_along(exact, samples.batch([index])[0], directions[index], samples.names[index])
+        if best is None or best.bound < values[place]:
+            x, name = samples.batch([indices[place]])[0], samples.names[indices[place]]
+            pair = pair_along(exact, x, directions[place], name)
             best = pair if best is None or pair.bound > best.bound else best
     assert best is not None
     return best
