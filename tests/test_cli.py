@@ -75,7 +75,7 @@ def test_analyze_prints_the_table_and_writes_the_files(finished, place: Path) ->
     assert result.schema_version == 1
     assert 0 < result.empirical.value <= result.lower <= result.upper
     assert result.empirical.duplicate_count == 1
-    assert [q.kind for q in result.quantities] == ["upper"] * 2 + ["lower"] * 3 + ["estimate"] * 5
+    assert [q.kind for q in result.quantities] == ["upper"] * 2 + ["lower"] * 3 + ["estimate"] * 11
     assert result.provenance.command.startswith("__main__.py analyze net.py:build")
     assert "<html" in (place / "run" / "report.html").read_text("utf-8")
 

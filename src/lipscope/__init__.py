@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from .brackets import BallOptions, bracket
     from .certificates import Certificate, certify, verify
     from .data import ImagePreprocessing, Samples, load_samples
+    from .engines import SERIAL, Engine, RayEngine
     from .errors import (
         CertificateError,
         DataError,
@@ -46,8 +47,11 @@ if TYPE_CHECKING:
         evaluate_pair,
         exact,
         local,
+        mean_jacobian_norm,
         mean_slopes,
+        mid_range,
         scalar_slopes,
+        second_moment,
     )
     from .results import Bracket, Result
     from .spectral import SpectralNorm, spectral_norm
@@ -57,6 +61,7 @@ _HOMES = {
     "brackets": ("BallOptions", "bracket"),
     "certificates": ("Certificate", "certify", "verify"),
     "data": ("ImagePreprocessing", "Samples", "load_samples"),
+    "engines": ("SERIAL", "Engine", "RayEngine"),
     "errors": (
         "CertificateError",
         "DataError",
@@ -78,8 +83,11 @@ _HOMES = {
         "evaluate_pair",
         "exact",
         "local",
+        "mean_jacobian_norm",
         "mean_slopes",
+        "mid_range",
         "scalar_slopes",
+        "second_moment",
     ),
     "results": ("Bracket", "Result"),
     "spectral": ("SpectralNorm", "spectral_norm"),
@@ -87,11 +95,13 @@ _HOMES = {
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = [
+    "SERIAL",
     "BallOptions",
     "Bracket",
     "Certificate",
     "CertificateError",
     "DataError",
+    "Engine",
     "Graph",
     "GraphBuilder",
     "ImagePreprocessing",
@@ -100,6 +110,7 @@ __all__ = [
     "MeanSlopes",
     "ModelError",
     "Options",
+    "RayEngine",
     "Result",
     "RunFolderError",
     "Samples",
@@ -121,8 +132,11 @@ __all__ = [
     "load_model",
     "load_samples",
     "local",
+    "mean_jacobian_norm",
     "mean_slopes",
+    "mid_range",
     "scalar_slopes",
+    "second_moment",
     "spectral_norm",
     "verify",
 ]

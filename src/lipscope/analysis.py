@@ -16,10 +16,23 @@ from torch import Tensor, nn
 
 from ._version import __version__
 from .data import ImagePreprocessing, Samples, load_samples
+from .engines import SERIAL, Engine
 from .errors import DataError, ModelError
 from .graph import Graph, from_torch
 from .progress import Progress, silent
-from .quantities import Pair, analytical, ascent, effective, empirical, local, mean_slopes
+from .quantities import (
+    Pair,
+    analytical,
+    ascent,
+    effective,
+    empirical,
+    local,
+    mean_jacobian_norm,
+    mean_slopes,
+    mid_range,
+    second_moment,
+)
+from .quantities.local import visited
 from .results import (
     Analytical,
     Attained,
@@ -29,13 +42,16 @@ from .results import (
     Empirical,
     LayerSlope,
     Local,
+    MidRange,
     Result,
+    SecondMoment,
 )
 from .runs import REPORT, RESULT, RunFolder, identity_key
 from .stages import ASCENT_STEPS, AnyEffort, Stages, certify_in, model_info, provenance
 
 if TYPE_CHECKING:
     from .quantities.effective import Reading
+    from .quantities.mean_jacobian import PointsOrPairs
     from .slopes import Level
 
 _LEVELS: tuple[tuple[Level, Reading], ...] = (
@@ -48,31 +64,42 @@ _LEVELS: tuple[tuple[Level, Reading], ...] = (
     ("unit", "secant"),
 )
 
+_READINGS: tuple[PointsOrPairs, ...] = ("active", "secant")
+
 _STARTS = 4
+
+Precision = Literal["float32", "float64", "bfloat16", "float16"]
+"""What the estimates may be computed in."""
 
 
 @dataclass(frozen=True)
 class Options:
     """What decides the numbers, beside model and data.
 
-    `tolerance`: relative accuracy of Lip(x). `pairs`: pairs behind the secant slopes.
+    `pairs`: pairs behind the mean secant slopes. `jacobians`: Jacobians, at samples and over pairs,
+    behind the level `full` and the second moment; 0 leaves those out. `local_samples`: the most
+    samples at which Lip(x) is computed, chosen at random. `tolerance`: relative accuracy of Lip(x).
     `effort`, `seconds`: how long is spent on the certificate (None: the effort's own time); "none" skips it.
     `batch_size`: samples treated at once (memory grows with it). `dtype`: precision of the
-    estimates; certificates and witnesses are always float64.
+    estimates; certificates and witnesses are always float64, on the CPU.
     """
 
     pairs: int = 10_000
+    jacobians: int = 256
+    local_samples: int = 1000
     effort: AnyEffort = "balanced"
     seconds: float | None = None
     tolerance: float = 1e-3
     batch_size: int = 16
     seed: int = 0
     device: str = "cpu"
-    dtype: Literal["float32", "float64"] = "float32"
+    dtype: Precision = "float32"
 
     def __post_init__(self) -> None:
-        if self.pairs < 1 or self.batch_size < 1:
-            raise ValueError("pairs and batch_size must be positive")
+        if self.pairs < 1 or self.batch_size < 1 or self.local_samples < 1:
+            raise ValueError("pairs, local_samples and batch_size must be positive")
+        if self.jacobians < 0:
+            raise ValueError("jacobians must not be negative")
         if self.seconds is not None and not self.seconds >= 0:
             raise ValueError("seconds must not be negative")
         if not 0 < self.tolerance < 1:
@@ -88,6 +115,7 @@ def analyze(
     output: str | Path | None = None,
     name: str | None = None,
     options: Options | None = None,
+    engine: Engine = SERIAL,
     progress: Progress = silent,
 ) -> Result:
     """Certified, attained and effective Lipschitz constants of a network on a data set.
@@ -102,6 +130,7 @@ def analyze(
             finished one of the same model, data and options is read back.
         name: the model's name in the report.
         options: see `Options`.
+        engine: where passes over the data run: in this process, or a `RayEngine`.
         progress: called with (stage, done, total).
 
     Returns:
@@ -134,11 +163,11 @@ def analyze(
     }
     if output is None:
         stages = Stages(None, progress)
-        return _run(graph, label, samples, options, stages, started, clock)
+        return _run(graph, label, samples, options, engine, stages, started, clock)
     with RunFolder(Path(output), identity) as folder:
         if (finished := folder.finished(Result, RESULT, REPORT)) is not None:
             return finished
-        return _run(graph, label, samples, options, Stages(folder, progress), started, clock)
+        return _run(graph, label, samples, options, engine, Stages(folder, progress), started, clock)
 
 
 def default_output(label: str, data: str, key: Mapping[str, Any]) -> Path:
@@ -153,23 +182,36 @@ class _SlopeStage(BaseModel):
     pairs: int
 
 
+class _JacobianStage(BaseModel):
+    full: list[Effective]
+    moments: list[SecondMoment]
+
+
 def _run(
     graph: Graph,
     label: str,
     samples: Samples,
     options: Options,
+    engine: Engine,
     stages: Stages,
     started: str,
     clock: float,
 ) -> Result:
-    precision: dict[str, Any] = {"dtype": getattr(torch, options.dtype), "device": options.device}
-    shared: dict[str, Any] = {"progress": stages.progress, "checkpoint": stages.checkpoint}
+    precision: dict[str, Any] = {
+        "batch_size": options.batch_size,
+        "dtype": getattr(torch, options.dtype),
+        "device": options.device,
+        "seed": options.seed,
+    }
+    shared: dict[str, Any] = {
+        "progress": stages.progress,
+        "checkpoint": stages.checkpoint,
+        "engine": engine,
+    }
 
     def slopes_and_effective() -> tuple[_SlopeStage, None]:
-        means = mean_slopes(
-            graph, samples, pairs=options.pairs, batch_size=2 * options.batch_size, seed=options.seed,
-            **precision, **shared,
-        )  # fmt: skip
+        wide = precision | {"batch_size": 2 * options.batch_size}
+        means = mean_slopes(graph, samples, pairs=options.pairs, **wide, **shared)
         found: list[Effective] = []
         direction: Tensor | None = None
         for number, (level, reading) in enumerate(_LEVELS):
@@ -180,8 +222,22 @@ def _run(
             stages.progress("effective", number + 1, len(_LEVELS))
         return _SlopeStage(effective=found, slopes=means.table(), pairs=means.pairs), None
 
+    def whole_jacobians() -> tuple[_JacobianStage, dict[str, Tensor]]:
+        full: list[Effective] = []
+        moments: list[SecondMoment] = []
+        directions: dict[str, Tensor] = {}
+        for reading in _READINGS if len(samples) > 1 else _READINGS[:1]:
+            # Few samples for the pairs too: each pair takes two evaluations, however many samples there are.
+            some = samples.take((1 + (reading == "secant")) * options.jacobians, options.seed)
+            count = options.jacobians
+            full.append(mean_jacobian_norm(graph, some, reading, pairs=count, **precision, **shared))
+            moment, vectors = second_moment(graph, some, reading, pairs=count, **precision, **shared)
+            moments.append(moment)
+            directions |= {f"{reading}.{k}": vector for k, vector in enumerate(vectors)}
+        return _JacobianStage(full=full, moments=moments), directions
+
     def all_pairs() -> tuple[Empirical | None, Pair | None]:
-        found = empirical(graph, samples, batch_size=options.batch_size, progress=stages.progress)
+        found = empirical(graph, samples, batch_size=options.batch_size, device=options.device, **shared)
         return found if found is not None else (None, None)
 
     upper = stages.once("analytical", Analytical, lambda: (analytical(graph, stages.progress), None))
@@ -192,25 +248,33 @@ def _run(
             "certified", Certified, lambda: (certify_in(stages, graph, effort, options.seconds), None)
         )
     averaged = stages.once("effective", _SlopeStage, slopes_and_effective)
+    jacobians = _JacobianStage(full=[], moments=[])
+    if options.jacobians:
+        jacobians = stages.once("second_moment", _JacobianStage, whole_jacobians)
     pairwise: Empirical | None = stages.once("empirical", Empirical | None, all_pairs)  # type: ignore[arg-type]
     pointwise = stages.once(
         "local",
         Local,
         lambda: local(
-            graph, samples, tolerance=options.tolerance, batch_size=options.batch_size, seed=options.seed,
-            **precision, **shared,
+            graph, samples, limit=options.local_samples, tolerance=options.tolerance, **precision, **shared
         ),
-    )  # fmt: skip
+    )
+    distances = stages.once(
+        "mid_range", MidRange, lambda: (mid_range(graph, samples, **precision, **shared), None)
+    )
     climbed: Attained | None = None
     if options.effort != "none":
         # The most sensitive samples are where a steeper place may be near.
-        steepest = sorted(range(len(samples)), key=lambda i: -pointwise.estimates[i])[:_STARTS]
+        steep = sorted(range(len(pointwise.estimates)), key=lambda i: -pointwise.estimates[i])[:_STARTS]
+        chosen = visited(len(samples), options.local_samples, options.seed)
+        starts = sorted(chosen[i] for i in steep)
         climbed = stages.once(
             "ascent",
             Attained,
             lambda: ascent(
-                graph, samples.batch(sorted(steepest)), restarts=_STARTS, steps=ASCENT_STEPS[options.effort],
-                seed=options.seed, progress=stages.progress, **precision,
+                graph, samples.batch(starts), restarts=_STARTS, steps=ASCENT_STEPS[options.effort],
+                seed=options.seed, progress=stages.progress, device=options.device,
+                dtype=torch.float64 if options.dtype == "float64" else torch.float32,
             ),
         )  # fmt: skip
     result = Result(
@@ -226,7 +290,9 @@ def _run(
         local=stages.filed(pointwise),
         ascent=climbed and stages.filed(climbed),
         empirical=pairwise and stages.filed(pairwise),
-        effective=averaged.effective,
+        effective=[*averaged.effective, *jacobians.full],
+        second_moment=[stages.filed(moment) for moment in jacobians.moments],
+        mid_range=distances,
         slopes=averaged.slopes,
         slope_pairs=averaged.pairs,
         provenance=provenance(started, clock, options.seed, options.device, options.dtype),

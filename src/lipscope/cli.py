@@ -94,7 +94,8 @@ def analyze(
         str,
         typer.Option(
             help="A folder of images, an image, an .npy, .npz, .safetensors or .pt file of samples "
-            "(first dimension), or `demo` for the built-in photographs."
+            "(first dimension), a Hugging Face data set on disk, `module:callable` or `file.py:callable`, "
+            "or `demo` for the built-in photographs."
         ),
     ],
     output: Annotated[
@@ -124,8 +125,22 @@ def analyze(
         int | None, typer.Option(help="Use only this many samples, chosen at random with --seed.", min=1)
     ] = None,
     pairs: Annotated[
-        int, typer.Option(help="Random pairs of samples behind the secant slopes.", min=1)
+        int, typer.Option(help="Random pairs of samples behind the mean secant slopes.", min=1)
     ] = 10_000,
+    jacobians: Annotated[
+        int,
+        typer.Option(
+            help="Jacobians, at samples and over pairs, behind the level `full` and the second moment; "
+            "each costs about 25 forward passes in all. 0 leaves them out.",
+            min=0,
+        ),
+    ] = 256,
+    local_samples: Annotated[
+        int,
+        typer.Option(
+            help="The most samples at which Lip(x) is computed (about 30 forward passes each).", min=1
+        ),
+    ] = 1000,
     effort: Effort = "balanced",
     seconds: Seconds = None,
     tolerance: Annotated[
@@ -139,9 +154,19 @@ def analyze(
         str, typer.Option(help="Where the estimates are computed: cpu, cuda, cuda:1, mps.")
     ] = "cpu",
     dtype: Annotated[
-        Literal["float32", "float64"],
+        Literal["float32", "float64", "bfloat16", "float16"],
         typer.Option(help="Precision of the estimates; certificates and witnesses are always float64."),
     ] = "float32",
+    engine: Annotated[
+        Literal["local", "ray"],
+        typer.Option(help="Where passes over the data run: in this process, or on a Ray cluster."),
+    ] = "local",
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            help="Threads that decode images; on `--engine ray`, processes of a cluster started here.", min=1
+        ),
+    ] = None,
 ) -> None:
     """Analyse a network on a data set: certified upper, attained lower and effective constants.
 
@@ -157,20 +182,30 @@ def analyze(
     """
     from .analysis import Options, analyze, default_output
     from .data import load_samples
+    from .engines import engine_named
     from .models import load_model
 
-    options = Options(pairs, effort, seconds, tolerance, batch_size, seed, device, dtype)
+    options = Options(
+        pairs, jacobians, local_samples, effort, seconds, tolerance, batch_size, seed, device, dtype
+    )
     loaded = load_model(model, state, notify=lambda message: _say(_escaped(message)))
     shape = _parse_shape(input_shape) if input_shape else loaded.input_shape
-    inputs = load_samples(data, shape, _preprocessing(loaded, shape, mean, std, resize))
+    preprocessing = _preprocessing(loaded, shape, mean, std, resize)
+    inputs = load_samples(data, shape, preprocessing, workers=workers if engine == "local" else None)
     if samples is not None and samples < len(inputs):
         inputs = inputs.take(samples, seed)
     asked = {"model": model, "state": str(state), "data": data, "shape": shape, "samples": samples,
              "mean": mean, "std": std, "resize": resize, "options": repr(options)}  # fmt: skip
     folder = output or default_output(loaded.name, data, asked)
-    with _progress_bars() as progress:
+    with engine_named(engine, workers, device) as where, _progress_bars() as progress:
         result = analyze(
-            loaded.module, inputs, name=loaded.name, output=folder, options=options, progress=progress
+            loaded.module,
+            inputs,
+            name=loaded.name,
+            output=folder,
+            options=options,
+            engine=where,
+            progress=progress,
         )
     _show(result)
     _say(f"\nwrote {_escaped(str(folder / 'result.json'))} and {_escaped(str(folder / 'report.html'))}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Literal, TypeVar
 
@@ -19,7 +19,7 @@ from .graph import Graph
 from .progress import Progress
 from .quantities import Pair
 from .quantities.checkpoint import no_checkpoint
-from .results import Certified, Cost, ModelInfo, Provenance, Quantity
+from .results import Certified, Cost, ModelInfo, Provenance, Quantity, SecondMoment
 from .runs import CERTIFICATE, WITNESS, RunFolder
 
 AnyEffort = Literal["none", "fast", "balanced", "tight"]
@@ -27,6 +27,9 @@ AnyEffort = Literal["none", "fast", "balanced", "tight"]
 
 ASCENT_STEPS: dict[AnyEffort, int] = {"none": 10, "fast": 10, "balanced": 40, "tight": 200}
 """Steps of each search of the ascent, by effort: a number and no time limit, so that runs can be repeated."""
+
+Kept = Pair | Mapping[str, Tensor] | None
+"""What a stage leaves beside its record: the pair that attains it, or tensors by name."""
 
 T = TypeVar("T")
 Q = TypeVar("Q", bound=Quantity)
@@ -41,15 +44,16 @@ class Stages:
         self.checkpoint = folder or no_checkpoint
         self.witnesses: dict[str, Tensor] = {}
 
-    def once(self, name: str, kind: type[T], compute: Callable[[], tuple[T, Pair | None]]) -> T:
-        """The stage's recorded result, or a newly computed one; its witness pair is kept."""
+    def once(self, name: str, kind: type[T], compute: Callable[[], tuple[T, Kept]]) -> T:
+        """The stage's recorded result, or a newly computed one; its witness pair or tensors are kept."""
         record = TypeAdapter(kind)
         if self.folder is not None and (text := self.folder.load_text(name)) is not None:
             result = record.validate_json(text)
             points = self.folder.load(f"witness.{name}") or {}
         else:
-            result, pair = compute()
-            points = {} if pair is None else {"x1": pair.x1.numpy(), "x2": pair.x2.numpy()}
+            result, kept = compute()
+            tensors = {"x1": kept.x1, "x2": kept.x2} if isinstance(kept, Pair) else kept or {}
+            points = {key: tensor.numpy() for key, tensor in tensors.items()}
             if self.folder is not None:
                 self.folder.save(f"witness.{name}", **points)
                 self.folder.save_text(name, record.dump_json(result).decode())
@@ -57,9 +61,13 @@ class Stages:
         return result
 
     def filed(self, quantity: Q) -> Q:
-        """The quantity with its witness, if any, marked as stored in the run folder."""
+        """The quantity with its witness or tensors, if any, marked as stored in the run folder."""
+        if self.folder is None:
+            return quantity
+        if isinstance(quantity, SecondMoment):
+            return quantity.model_copy(update={"file": WITNESS})
         witness = getattr(quantity, "witness", None)
-        if self.folder is None or witness is None:
+        if witness is None:
             return quantity
         return quantity.model_copy(update={"witness": witness.model_copy(update={"file": WITNESS})})
 

@@ -7,7 +7,9 @@ from .effective import MeanSlopes, effective, mean_slopes, scalar_slopes
 from .empirical import empirical
 from .exact import exact
 from .local import local
+from .mid_range import mid_range
 from .operator_product import operator_norm_upper, operator_product, product_bound
+from .sketch import mean_jacobian_norm, second_moment
 from .witness import Pair, evaluate_pair
 
 __all__ = [
@@ -21,9 +23,12 @@ __all__ = [
     "evaluate_pair",
     "exact",
     "local",
+    "mean_jacobian_norm",
     "mean_slopes",
+    "mid_range",
     "operator_norm_upper",
     "operator_product",
     "product_bound",
     "scalar_slopes",
+    "second_moment",
 ]
