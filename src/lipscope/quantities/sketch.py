@@ -37,7 +37,7 @@ from .mean_jacobian import JacobianStream, PointsOrPairs, Sums, run_pass
 if TYPE_CHECKING:
     from ..data import Samples
 
-WARM_FRACTION = 3 / 8
+WARM_FRACTION = 1 / 4
 """Jacobians spent on the warm start, as a part of all."""
 SMALLEST_PART = 32
 """Jacobians of the first parts of the warm start."""
