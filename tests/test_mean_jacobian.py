@@ -17,7 +17,7 @@ from torch import Tensor, nn
 import lipscope
 from lipscope.graph import Graph, from_torch
 from lipscope.jacobian import linearize
-from lipscope.quantities import mean_jacobian
+from lipscope.quantities.draws import GROUPS
 from lipscope.quantities.mean_jacobian import JacobianStream, MeanJacobian
 from lipscope.quantities.sketch import _standard_error, mean_jacobian_norm, second_moment
 from lipscope.spectral import spectral_norm
@@ -28,6 +28,12 @@ NEVER_ABOVE = 1 + 1e-9
 EXACT = {"dtype": torch.float64, "batch_size": 5}
 
 readings = st.sampled_from(READINGS)
+
+
+def full(graph: Graph, samples: lipscope.Samples, reading: str, **options: Any) -> lipscope.results.Effective:
+    """The norm of the mean Jacobian, from mean slopes over the same data."""
+    taken = {k: v for k, v in options.items() if k in ("pairs", "batch_size", "dtype")}
+    return mean_jacobian_norm(lipscope.mean_slopes(graph, samples, **taken), samples, reading, **options)
 
 
 def samples_of(net: Network, count: int) -> lipscope.Samples:
@@ -80,21 +86,19 @@ def test_products_are_those_of_the_mean(net: Network, reading: str) -> None:
 @given(networks(most=5), st.integers(2, 12), st.integers(1, 40))
 @settings(max_examples=12)
 def test_secant_jacobians_are_those_of_the_pairs_drawn(net: Network, count: int, pairs: int) -> None:
-    """J Δx = Δy for each, and no other pair, none left out, each with the groups of its two samples."""
+    """J Δx = Δy for each, and no other pair, none left out."""
     graph, x = from_torch(net.module, net.shape), net.points(count)
     stream = JacobianStream.over(graph, samples_of(net, count), "secant", pairs=pairs, **EXACT)
     expected = iter(drawn_pairs(stream))
     seen = 0
-    for batch in stream.batches:
-        for jacobian, linked in stream.jacobians(batch):
-            members = list(itertools.islice(expected, jacobian.batch))
-            first, second = map(list, zip(*members, strict=True))
-            change = stream.tail.matvec(jacobian.matvec(stream.head.matvec((x[first] - x[second])[None])))
-            y1, y2 = net(x[first]), net(x[second])
-            noise = 1e-8 * (1 + float(y1.abs().max()) + float(y2.abs().max()))
-            torch.testing.assert_close(change[0], y1 - y2, rtol=1e-6, atol=noise)
-            assert linked == [(stream.groups[a], stream.groups[b]) for a, b in members]
-            seen += jacobian.batch
+    for jacobian, _ in stream.jacobians(stream.batches):
+        members = list(itertools.islice(expected, jacobian.batch))
+        first, second = map(list, zip(*members, strict=True))
+        change = stream.tail.matvec(jacobian.matvec(stream.head.matvec((x[first] - x[second])[None])))
+        y1, y2 = net(x[first]), net(x[second])
+        noise = 1e-8 * (1 + float(y1.abs().max()) + float(y2.abs().max()))
+        torch.testing.assert_close(change[0], y1 - y2, rtol=1e-6, atol=noise)
+        seen += jacobian.batch
     assert seen == len(stream) == min(pairs, count * (count - 1) // 2)
 
 
@@ -108,8 +112,8 @@ def test_norm_and_second_moment_against_dense(net: Network, reading: str) -> Non
     matrices = dense(graph, x, stream)
     norm = float(torch.linalg.matrix_norm(matrices.mean(0), 2))
     tiny = 1e-13 * float(torch.linalg.matrix_norm(matrices, 2).max())
-    one = mean_jacobian_norm(graph, samples, reading, pairs=20, block=2, **EXACT)
-    many = mean_jacobian_norm(graph, samples, reading, pairs=20, block=4, passes=40, tolerance=1e-7, **EXACT)
+    one = full(graph, samples, reading, pairs=20, block=2, passes=1, **EXACT)
+    many = full(graph, samples, reading, pairs=20, block=4, passes=40, tolerance=1e-7, **EXACT)
     assert one.level == "full"
     assert one.reading == reading
     assert one.value <= norm * NEVER_ABOVE + tiny
@@ -158,7 +162,7 @@ def test_the_stated_error_covers_the_truth(reading: str, seed: int) -> None:
     root = float(torch.linalg.eigvalsh((matrices.mT @ matrices).mean(0))[-1].sqrt())
     last = 0.0
     for passes, most in ((1, 0.05), (2, 0.01), (4, 1e-3)):
-        found = mean_jacobian_norm(graph, samples, reading, passes=passes, **options)
+        found = full(graph, samples, reading, passes=passes, **options)
         assert last <= found.value * NEVER_ABOVE
         assert found.value <= norm * NEVER_ABOVE
         assert norm <= found.value * (1 + found.relative_error)
@@ -182,7 +186,7 @@ def test_the_standard_error_is_the_spread_over_data_sets() -> None:
         for _ in range(40):
             x = torch.randn(60, 12, generator=generator, dtype=torch.float64)
             options: dict[str, Any] = {"pairs": pairs, "batch_size": 60, "dtype": torch.float64}
-            found = mean_jacobian_norm(graph, lipscope.load_samples(x), reading, passes=2, **options)
+            found = full(graph, lipscope.load_samples(x), reading, passes=2, **options)
             values.append(found.value)
             errors.append(found.standard_error or 0.0)
         assert 0.6 <= float(np.sqrt(np.mean(np.square(errors))) / np.std(values, ddof=1)) <= 1.6
@@ -190,14 +194,14 @@ def test_the_standard_error_is_the_spread_over_data_sets() -> None:
 
 def test_no_standard_error_where_nothing_would_be_left() -> None:
     graph, samples, _ = classifier()
-    found = mean_jacobian_norm(graph, samples.take(2), "secant", pairs=1, dtype=torch.float64)
+    found = full(graph, samples.take(2), "secant", pairs=1, dtype=torch.float64)
     assert found.standard_error is None
-    assert mean_jacobian_norm(graph, samples.take(1), "active", dtype=torch.float64).standard_error is None
-    sums = torch.ones(3, 3, 1, 1, dtype=torch.float64).triu().diagonal(dim1=0, dim2=1).movedim(-1, 0)
-    cells = torch.zeros(3, 3, 1, 1, dtype=torch.float64)
-    cells[range(3), range(3)] = sums * torch.tensor([1.0, 2.0, 3.0], dtype=torch.float64).reshape(3, 1, 1)
-    # The mean of 1, 2, 3: the jackknife of a mean is the classical standard error.
-    error = _standard_error(cells, torch.eye(3, dtype=torch.float64), lambda m: float(m[0, 0]))
+    assert full(graph, samples.take(1), "active", dtype=torch.float64).standard_error is None
+    # The mean of 1, 2, 3, one a group: the jackknife of a mean is the classical standard error.
+    sums, counts = torch.zeros(GROUPS + 1, 1, 1, dtype=torch.float64), torch.zeros(GROUPS + 1)
+    sums[[0, 1, 2, -1], 0, 0] = torch.tensor([1.0, 2.0, 3.0, 6.0], dtype=torch.float64)
+    counts[[0, 1, 2, -1]] = torch.tensor([1.0, 1.0, 1.0, 3.0])
+    error = _standard_error(sums, counts, lambda m: float(m[0, 0]))
     assert error == pytest.approx(1 / 3**0.5)
 
 
@@ -242,10 +246,10 @@ def comparable(found: Any) -> Any:
 @pytest.fixture
 def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("lipscope.quantities.draws.CHUNK", 64)
-    monkeypatch.setattr(mean_jacobian, "SAVE_EVERY", 0.0)
+    monkeypatch.setattr("lipscope.quantities.checkpoint.INTERVAL", 0.0)
 
 
-QUANTITIES = {"norm": mean_jacobian_norm, "second moment": second_moment}
+QUANTITIES = {"norm": full, "second moment": second_moment}
 
 
 @pytest.mark.usefixtures("small_chunks")
@@ -283,8 +287,8 @@ class _Reader:
 def test_float32_is_close_and_progress_is_told() -> None:
     graph, samples, _ = classifier()
     told: list[tuple[str, int, int]] = []
-    single = mean_jacobian_norm(graph, samples, "active", progress=lambda *a: told.append(a))
-    double = mean_jacobian_norm(graph, samples, "active", dtype=torch.float64)
+    single = full(graph, samples, "active", progress=lambda *a: told.append(a))
+    double = full(graph, samples, "active", dtype=torch.float64)
     assert single.value == pytest.approx(double.value, rel=1e-5)
     assert all(stage == "mean Jacobian, active" and 0 < done <= total for stage, done, total in told)
     assert told[-1][1] == told[-1][2]
@@ -296,7 +300,7 @@ def test_a_linear_network_has_no_error() -> None:
     graph = from_torch(weight, (9,))
     samples = lipscope.load_samples(torch.randn(20, 9, dtype=torch.float64))
     norm = float(torch.linalg.matrix_norm(weight.weight, 2))
-    found = mean_jacobian_norm(graph, samples, "active", block=7, passes=2, dtype=torch.float64)
+    found = full(graph, samples, "active", block=7, passes=2, dtype=torch.float64)
     assert found.value == pytest.approx(norm, rel=1e-9)
     assert found.standard_error == pytest.approx(0, abs=1e-12)
 
@@ -305,4 +309,4 @@ def test_a_linear_network_has_no_error() -> None:
 def test_options_are_checked(options: dict[str, Any]) -> None:
     graph, samples, _ = classifier()
     with pytest.raises(ValueError, match=r"must be positive|at least two samples"):
-        mean_jacobian_norm(graph, samples, **{"reading": "active", **options})
+        full(graph, samples, **{"reading": "active", **options})

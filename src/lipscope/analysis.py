@@ -182,11 +182,6 @@ class _SlopeStage(BaseModel):
     pairs: int
 
 
-class _JacobianStage(BaseModel):
-    full: list[Effective]
-    moments: list[SecondMoment]
-
-
 def _run(
     graph: Graph,
     label: str,
@@ -209,6 +204,12 @@ def _run(
         "engine": engine,
     }
 
+    readings = _READINGS if len(samples) > 1 else _READINGS[:1]
+
+    def some(reading: PointsOrPairs) -> Samples:
+        """Few samples for pairs too: each pair takes two evaluations, however many samples there are."""
+        return samples.take((1 + (reading == "secant")) * options.jacobians, options.seed)
+
     def slopes_and_effective() -> tuple[_SlopeStage, None]:
         wide = precision | {"batch_size": 2 * options.batch_size}
         means = mean_slopes(graph, samples, pairs=options.pairs, **wide, **shared)
@@ -220,21 +221,23 @@ def _run(
                 value, direction = effective(means, level, reading, seed=options.seed, start=direction)
                 found.append(value)
             stages.progress("effective", number + 1, len(_LEVELS))
+        if options.jacobians:
+            found += [
+                mean_jacobian_norm(means, some(r), r, pairs=options.jacobians, **precision, **shared)
+                for r in readings
+            ]
         return _SlopeStage(effective=found, slopes=means.table(), pairs=means.pairs), None
 
-    def whole_jacobians() -> tuple[_JacobianStage, dict[str, Tensor]]:
-        full: list[Effective] = []
-        moments: list[SecondMoment] = []
+    def moments() -> tuple[list[SecondMoment], dict[str, Tensor]]:
+        found: list[SecondMoment] = []
         directions: dict[str, Tensor] = {}
-        for reading in _READINGS if len(samples) > 1 else _READINGS[:1]:
-            # Few samples for the pairs too: each pair takes two evaluations, however many samples there are.
-            some = samples.take((1 + (reading == "secant")) * options.jacobians, options.seed)
-            count = options.jacobians
-            full.append(mean_jacobian_norm(graph, some, reading, pairs=count, **precision, **shared))
-            moment, vectors = second_moment(graph, some, reading, pairs=count, **precision, **shared)
-            moments.append(moment)
+        for reading in readings if options.jacobians else ():
+            moment, vectors = second_moment(
+                graph, some(reading), reading, pairs=options.jacobians, **precision, **shared
+            )
+            found.append(moment)
             directions |= {f"{reading}.{k}": vector for k, vector in enumerate(vectors)}
-        return _JacobianStage(full=full, moments=moments), directions
+        return found, directions
 
     def all_pairs() -> tuple[Empirical | None, Pair | None]:
         found = empirical(graph, samples, batch_size=options.batch_size, device=options.device, **shared)
@@ -248,9 +251,7 @@ def _run(
             "certified", Certified, lambda: (certify_in(stages, graph, effort, options.seconds), None)
         )
     averaged = stages.once("effective", _SlopeStage, slopes_and_effective)
-    jacobians = _JacobianStage(full=[], moments=[])
-    if options.jacobians:
-        jacobians = stages.once("second_moment", _JacobianStage, whole_jacobians)
+    stretches: list[SecondMoment] = stages.once("second_moment", list[SecondMoment], moments)
     pairwise: Empirical | None = stages.once("empirical", Empirical | None, all_pairs)  # type: ignore[arg-type]
     pointwise = stages.once(
         "local",
@@ -290,8 +291,8 @@ def _run(
         local=stages.filed(pointwise),
         ascent=climbed and stages.filed(climbed),
         empirical=pairwise and stages.filed(pairwise),
-        effective=[*averaged.effective, *jacobians.full],
-        second_moment=[stages.filed(moment) for moment in jacobians.moments],
+        effective=averaged.effective,
+        second_moment=[stages.filed(moment) for moment in stretches],
         mid_range=distances,
         slopes=averaged.slopes,
         slope_pairs=averaged.pairs,

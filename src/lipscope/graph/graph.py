@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..layers import Layer, NonlinearLayer
 from ..layers.base import Shape
-from ..slopes import Slope
+from ..slopes import Point, Slope
 
 INPUT = 0
 """The index of the node that stands for the network's input."""
@@ -129,6 +129,17 @@ class Graph:
             return layers[index].forward(a)
 
         return self.evaluate(x, visit), inputs
+
+    def points(self, x: Tensor) -> tuple[Tensor, dict[int, Point]]:
+        """Φ(x) and what every nonlinear node does at each point of a batch (B, *in)."""
+        found: dict[int, Point] = {}
+        layers = self.nonlinear()
+
+        def visit(index: int, a: Tensor) -> Tensor:
+            found[index] = layers[index].at(a)
+            return found[index].value
+
+        return self.evaluate(x, visit), found
 
     def secant_slopes(self, x1: Tensor, x2: Tensor) -> Slopes:
         """Secant slopes of each pair (x1[b], x2[b]): J(x₁ − x₂) = Φ(x₁) − Φ(x₂) under them."""

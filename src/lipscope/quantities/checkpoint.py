@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Protocol
 
@@ -12,7 +12,9 @@ import numpy as np
 State = Mapping[str, np.ndarray]
 
 INTERVAL = 10.0
-"""Seconds between two checkpoints of one quantity: what a kill costs at most."""
+"""Seconds between two checkpoints of one quantity; 0 saves whatever is offered."""
+_SHARE = 0.05
+"""The most of the time that is spent on saving."""
 
 
 class Checkpoint(Protocol):
@@ -31,19 +33,21 @@ class Checkpoint(Protocol):
         """
 
 
-class Clock:
-    """Tells when the next checkpoint is due, so that saving stays a small part of the work."""
+class Saver:
+    """Saves the state of one quantity now and then, so that saving stays a small share of the work."""
 
-    def __init__(self) -> None:
-        self._last = time.monotonic()
+    def __init__(self, checkpoint: Checkpoint, name: str) -> None:
+        self._checkpoint, self._name = checkpoint, name
+        self._next = time.monotonic() + INTERVAL
 
-    def due(self) -> bool:
-        """Whether `INTERVAL` has passed since this was last so, or since the start."""
+    def offer(self, state: Callable[[], State], last: bool = False) -> None:
+        """Save the state if that is due or it is the last one; it is only asked for then."""
         now = time.monotonic()
-        if now - self._last < INTERVAL:
-            return False
-        self._last = now
-        return True
+        if now < self._next and not last:
+            return
+        self._checkpoint.save(self._name, **state())
+        after = time.monotonic()
+        self._next = after + (max(INTERVAL, (after - now) / _SHARE) if INTERVAL else 0.0)
 
 
 class _NoCheckpoint:

@@ -11,6 +11,7 @@ import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -25,8 +26,9 @@ from ..progress import Progress, silent
 from ..results import Cost, Effective, LayerSlope
 from ..slopes import AveragedSlope, Level, TapWeights, subsampling, uniform_taps
 from ..spectral import spectral_norm
-from .checkpoint import Checkpoint, Clock, no_checkpoint
+from .checkpoint import Checkpoint, Saver, no_checkpoint
 from .draws import Batch, PairRun, chunks, draw
+from .jackknife import jackknife_error
 from .slope_sums import Kind, SlopeSums
 
 if TYPE_CHECKING:
@@ -176,13 +178,17 @@ def mean_slopes(
     if (saved := checkpoint.load("slopes")) is not None:
         total, done = SlopeSums.restored(graph, saved), int(saved["done"])
     shared = _Evaluation(graph.to(dtype, device), samples, dtype, device)
-    clock = Clock()
-    for number, sums in enumerate(engine.map(_chunk_sums, shared, parts[done:]), done + 1):
+    saver = Saver(checkpoint, "slopes")
+    for sums in engine.map(_chunk_sums, shared, parts[done:]):
         total.merge(sums)
-        if clock.due():
-            checkpoint.save("slopes", done=np.array(number), **total.state())
-        progress("slopes", number, len(parts))
+        done += 1
+        saver.offer(partial(_state, done, total), last=done == len(parts))
+        progress("slopes", done, len(parts))
     return MeanSlopes(graph, total, time.perf_counter() - started)
+
+
+def _state(done: int, sums: SlopeSums) -> dict[str, np.ndarray]:
+    return {"done": np.array(done), **sums.state()}
 
 
 @dataclass(frozen=True)
@@ -195,9 +201,9 @@ class _Evaluation:
 
 def _chunk_sums(shared: _Evaluation, batches: Sequence[Batch]) -> SlopeSums:
     sums = SlopeSums()
-    for batch in batches:
-        x = shared.samples.batch(batch.indices).to(shared.device, shared.dtype)
-        _add_batch(sums, shared.graph, x, batch)
+    read = shared.samples.batches([batch.indices for batch in batches])
+    for batch, x in zip(batches, read, strict=True):
+        _add_batch(sums, shared.graph, x.to(shared.device, shared.dtype), batch)
     return sums.cpu()
 
 
@@ -275,15 +281,6 @@ def effective(
         standard_error=jackknife_error(replicates),
     )
     return result, found.right[0]
-
-
-def jackknife_error(replicates: Sequence[float]) -> float | None:
-    """The standard error of an estimate from its values with each group left out; None for fewer than two."""
-    count = len(replicates)
-    if count < 2:
-        return None
-    values = np.asarray(replicates)
-    return float(np.sqrt((count - 1) / count * np.square(values - values.mean()).sum()))
 
 
 _MEANING = {

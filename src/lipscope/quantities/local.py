@@ -18,7 +18,7 @@ from ..jacobian import linearize
 from ..progress import Progress, silent
 from ..results import Cost, Local
 from ..spectral import spectral_norm
-from .checkpoint import Checkpoint, State, no_checkpoint
+from .checkpoint import Checkpoint, Saver, State, no_checkpoint
 from .witness import Pair, pair_along
 
 if TYPE_CHECKING:
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 _REFINED = 3
 _QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
 _CHUNK_BATCHES = 4
-_SAVING_SHARE = 0.05
 
 
 def local(
@@ -81,15 +80,10 @@ def local(
     chunks = [indices[i : i + step] for i in range(0, len(indices), step)]
     shared = _Task(graph, samples, tolerance, batch_size, dtype, device, seed)
     found = _Found.restored(checkpoint.load("local"))
-    saved, pause = -np.inf, 0.0
+    saver = Saver(checkpoint, "local")
     for part in engine.map(_chunk, shared, chunks[found.chunks :]):
         found.add(part)
-        # Saving takes a small share of the time, however many samples there are.
-        now = time.perf_counter()
-        if now - saved >= pause or found.chunks == len(chunks):
-            checkpoint.save("local", **found.state())
-            saved = time.perf_counter()
-            pause = (saved - now) / _SAVING_SHARE
+        saver.offer(found.state, last=found.chunks == len(chunks))
         progress("local", len(found.values), len(indices))
     values, count = found.values, len(indices)
     names = [samples.names[i] for i in indices]

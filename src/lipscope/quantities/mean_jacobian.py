@@ -7,10 +7,9 @@ after the last nonlinear layer is the same for all Jacobians and is applied once
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -22,20 +21,14 @@ from ..graph import INPUT, Graph, Slopes
 from ..jacobian import Jacobian, linearize
 from ..layers.base import Shape
 from ..progress import Progress, silent
-from .checkpoint import Checkpoint, State, no_checkpoint
-from .draws import Batch, PairRun, chunks, draw
+from .checkpoint import Checkpoint, Saver, State, no_checkpoint
+from .draws import GROUPS, Batch, chunks, draw
 
 if TYPE_CHECKING:
     from ..data import Samples
 
 PointsOrPairs = Literal["active", "secant"]
 """active: J(x) at the samples; secant: J with J Δx = Δy for pairs of samples."""
-
-GROUPS = 8
-"""Groups of samples that error bars leave out in turn."""
-
-SAVE_EVERY = 10.0
-"""Seconds between checkpoints."""
 
 
 @dataclass(frozen=True)
@@ -45,14 +38,12 @@ class JacobianStream:
     Attributes:
         graph: in the precision and on the device the products are done in.
         batches: which samples are evaluated together, and which are paired.
-        groups: for every sample, the group it is left out with.
     """
 
     graph: Graph
     samples: Samples
     reading: PointsOrPairs
     batches: tuple[Batch, ...]
-    groups: tuple[int, ...]
 
     @classmethod
     def over(
@@ -78,8 +69,7 @@ class JacobianStream:
             batches = [batch for batch in batches if batch.pairs]
             if not batches:
                 raise ValueError("secant slopes need at least two samples and one pair")
-        groups = np.random.default_rng(seed).permutation(count) % min(GROUPS, count)
-        return cls(graph.to(dtype, device), samples, reading, tuple(batches), tuple(groups.tolist()))
+        return cls(graph.to(dtype, device), samples, reading, tuple(batches))
 
     def __len__(self) -> int:
         """The number of Jacobians."""
@@ -94,18 +84,22 @@ class JacobianStream:
         """The Jacobians of some batches."""
         return replace(self, batches=batches)
 
-    def jacobians(self, batch: Batch) -> Iterator[tuple[Jacobian, list[tuple[int, int]]]]:
-        """The batch's Jacobians between `head` and `tail`, and the groups of the sample or samples of each."""
-        x = self.samples.batch(batch.indices).to(self.graph.device, self.graph.dtype)
-        member = [self.groups[i] for i in batch.indices]
-        if self.reading == "active":
-            yield self._between(self.graph.linearize_at(x)[1], len(x)), [(g, g) for g in member]
-            return
-        _, before = self.graph.preactivations(x)
-        for run in batch.pairs:
-            first, second = _sides(run)
-            linked = list(zip(member[first], member[second], strict=True))
-            yield self._between(_secants(self.graph, before, run), run.count), linked
+    def jacobians(self, batches: Sequence[Batch]) -> Iterator[tuple[Jacobian, Batch]]:
+        """The Jacobians between `head` and `tail`, batch by batch."""
+        layers = self.graph.nonlinear()
+        read = self.samples.batches([batch.indices for batch in batches])
+        for batch, x in zip(batches, read, strict=True):
+            x = x.to(self.graph.device, self.graph.dtype)
+            if self.reading == "active":
+                yield self._between(self.graph.linearize_at(x)[1], len(x)), batch
+                continue
+            _, points = self.graph.points(x)
+            for run in batch.pairs:
+                secants = {
+                    i: layers[i].between(p.rows(run.first, run.count), p.rows(run.second, run.count))
+                    for i, p in points.items()
+                }
+                yield self._between(secants, run.count), batch
 
     @cached_property
     def ends(self) -> tuple[int, int]:
@@ -136,23 +130,13 @@ class JacobianStream:
         return len(batch.indices) if self.reading == "active" else batch.pair_count
 
 
-def _secants(graph: Graph, before: dict[int, Tensor], run: PairRun) -> Slopes:
-    """Secant slopes of a run of pairs, from the inputs of the nonlinear layers in the whole batch."""
-    first, second = _sides(run)
-    return {i: layer.secant(before[i][first], before[i][second]) for i, layer in graph.nonlinear().items()}
-
-
-def _sides(run: PairRun) -> tuple[slice, slice]:
-    return slice(run.first, run.first + run.count), slice(run.second, run.second + run.count)
-
-
 @dataclass
 class Sums:
     """What one pass adds up over Jacobians J_b, in float64 on the CPU; None where it was not asked for.
 
     `image`: Σ J_b V (P, *out); `back`: Σ J_bᵀ U (Q, *in), or Σ J_bᵀ J_b V for the second moment.
-    `small` (G, G, Q, P): Uᵀ J_b V (or (J_b V)ᵀ J_b V), summed over the Jacobians whose samples are
-    of groups g ≤ h, and `counts` (G, G) how many those are.
+    `small` (G + 1, Q, P): Uᵀ J_b V (or (J_b V)ᵀ J_b V), summed over the Jacobians that touch each group
+    of samples and, last, over all; `counts` (G + 1) says how many those are.
     """
 
     image: Tensor | None
@@ -160,12 +144,13 @@ class Sums:
     small: Tensor
     counts: Tensor
 
-    def add(self, other: Sums) -> None:
-        """Add what another part of the data gave."""
+    def plus(self, other: Sums) -> Sums:
+        """With what another part of the data gave added in place."""
         for name in ("image", "back", "small", "counts"):
             mine, more = getattr(self, name), getattr(other, name)
             if mine is not None:
                 mine += more
+        return self
 
     def state(self) -> dict[str, np.ndarray]:
         """As arrays, for a checkpoint."""
@@ -176,6 +161,10 @@ class Sums:
         """From `state`."""
         held = {name: torch.from_numpy(state[name].copy()) for name in vars(_NOTHING) if name in state}
         return replace(_NOTHING, **held)
+
+
+def _saved(done: int, sums: Sums) -> dict[str, np.ndarray]:
+    return {"done": np.array(done), **sums.state()}
 
 
 _NOTHING = Sums(None, None, torch.zeros(0), torch.zeros(0))
@@ -193,28 +182,26 @@ class _Pass:
 
 def _sum_chunk(task: _Pass, chunk: tuple[Batch, ...]) -> Sums:
     stream, right, left = task.stream, task.right, task.left
-    groups = max(stream.groups) + 1
     rows = len(right) if task.gram and right is not None else 0 if left is None else len(left)
     columns = 0 if right is None else len(right)
-    total = replace(_NOTHING, small=torch.zeros(groups, groups, rows, columns, dtype=torch.float64))
-    total.counts = torch.zeros(groups, groups, dtype=torch.float64)
-    for batch in chunk:
-        for jacobian, linked in stream.jacobians(batch):
-            cell = torch.tensor([min(pair) * groups + max(pair) for pair in linked])
-            total.counts.flatten().index_add_(0, cell, torch.ones(len(cell), dtype=torch.float64))
-            against = left
-            if right is not None:
-                images = jacobian.matvec(_for_each(right, jacobian.batch))
-                total.image = _plus(total.image, images)
-                if task.gram:
-                    against = stream.tail.rmatvec(stream.tail.matvec(images.flatten(0, 1).unsqueeze(1)))
-                    against = against.reshape(images.shape)
-                if against is not None:
-                    products = against.flatten(2).permute(1, 0, 2) @ images.flatten(2).permute(1, 2, 0)
-                    total.small.flatten(0, 1).index_add_(0, cell, products.to("cpu", torch.float64))
+    total = replace(_NOTHING, small=torch.zeros(GROUPS + 1, rows, columns, dtype=torch.float64))
+    total.counts = torch.zeros(GROUPS + 1, dtype=torch.float64)
+    for jacobian, batch in stream.jacobians(chunk):
+        touched = [*batch.groups, -1]
+        total.counts[touched] += jacobian.batch
+        against = left
+        if right is not None:
+            images = jacobian.matvec(_for_each(right, jacobian.batch))
+            total.image = _plus(total.image, images)
+            if task.gram:
+                against = stream.tail.rmatvec(stream.tail.matvec(images.flatten(0, 1).unsqueeze(1)))
+                against = against.reshape(images.shape)
             if against is not None:
-                backs = jacobian.rmatvec(_for_each(against, jacobian.batch))
-                total.back = _plus(total.back, backs)
+                products = against.flatten(2).permute(1, 0, 2) @ images.flatten(2).permute(1, 2, 0)
+                total.small[touched] += products.to("cpu", torch.float64).sum(0)
+        if against is not None:
+            backs = jacobian.rmatvec(_for_each(against, jacobian.batch))
+            total.back = _plus(total.back, backs)
     return total
 
 
@@ -246,7 +233,7 @@ def run_pass(
         right: V (P, *in), or None.
         left: U (Q, *out), or None; not with `gram`.
         gram: products with JᵀJ.
-        checkpoint: keeps the sums under `name`, every `SAVE_EVERY` seconds and when the pass is done.
+        checkpoint: keeps the sums under `name`, now and then and when the pass is done.
     """
     device, dtype = stream.graph.device, stream.graph.dtype
     task = _Pass(
@@ -259,16 +246,12 @@ def run_pass(
     done, total = 0, None
     if (state := checkpoint.load(name)) is not None:
         done, total = int(state["done"]), Sums.of_state(state)
-    saved = time.monotonic()
-    for number, part in enumerate(engine.map(_sum_chunk, task, parts[done:]), done + 1):
-        if total is None:
-            total = part
-        else:
-            total.add(part)
-        if number == len(parts) or time.monotonic() - saved >= SAVE_EVERY:
-            checkpoint.save(name, done=np.array(number), **total.state())
-            saved = time.monotonic()
-        progress(stage, number, len(parts))
+    saver = Saver(checkpoint, name)
+    for part in engine.map(_sum_chunk, task, parts[done:]):
+        total = part if total is None else total.plus(part)
+        done += 1
+        saver.offer(partial(_saved, done, total), last=done == len(parts))
+        progress(stage, done, len(parts))
     assert total is not None
     if total.image is not None:
         image = total.image.unsqueeze(1).to(device, dtype)

@@ -26,7 +26,7 @@ from ..jacobian import linearize
 from ..progress import Progress, silent
 from ..results import Cost, MidRange, StretchBin, StretchCurve
 from ..spectral import spectral_norm
-from .checkpoint import Checkpoint, no_checkpoint
+from .checkpoint import Checkpoint, Saver, no_checkpoint
 from .draws import Batch, chunks, draw
 
 if TYPE_CHECKING:
@@ -145,15 +145,20 @@ def mid_range(
         done, passes, seconds = int(saved["done"]), int(saved["passes"]), float(saved["seconds"])
         for family in _FAMILIES:
             found[family] = [(saved[f"{family}.distances"], saved[f"{family}.ratios"])]
+
+    def state() -> dict[str, np.ndarray]:
+        elapsed = seconds + time.perf_counter() - started
+        counts = {"done": np.array(done), "passes": np.array(passes), "seconds": np.array(elapsed)}
+        for family in _FAMILIES:
+            counts[f"{family}.distances"], counts[f"{family}.ratios"] = _joined(found[family])
+        return counts
+
+    saver = Saver(checkpoint, "mid_range")
     for part in engine.map(_evaluate, shared, work[done:]):
         done, passes = done + 1, passes + part.passes
         for family, secants in part.secants.items():
             found[family].append(secants)
-        state = {}
-        for family in _FAMILIES:
-            state[f"{family}.distances"], state[f"{family}.ratios"] = _joined(found[family])
-        elapsed = np.array(seconds + time.perf_counter() - started)
-        checkpoint.save("mid_range", done=np.array(done), passes=np.array(passes), seconds=elapsed, **state)
+        saver.offer(state)
         progress("mid-range", done, len(work))
 
     joined = {family: _joined(secants) for family, secants in found.items()}

@@ -1,9 +1,11 @@
 """σ_max(E[J]) and the leading directions of E[JᵀJ] in one pass over the data, or a few.
 
-Warm start. Power iteration in blocks of vectors, every half step on Jacobians not seen before, in
-parts of the data that double in size. A direction fitted to a part is fitted to its noise too:
-‖E_part[J] − E[J]‖ is often above σ_max(E[J]). A half step on a fresh part only adds the noise of that
-part along directions that do not depend on it, which is smaller by far.
+Warm start. For E[J], the leading singular vectors of J_eff, the Jacobian under mean slopes: they come
+from all the data, at the cost of a few products. On AlexNet they are a better start than E[J] over
+a part of the data, whose noise ‖E_part[J] − E[J]‖ is often above σ_max(E[J]). For E[JᵀJ], which the
+fluctuations of slopes dominate, block power iteration, every step on Jacobians not seen before, in parts of
+the data that double in size: a step on a fresh part only adds the noise of that part along directions
+that do not depend on it.
 
 Pass over all data. Products E[J]V and E[J]ᵀU with right and left blocks V, U at once. Any E[J] with
 these products has norm at least max(‖E[J]V‖, ‖E[J]ᵀU‖), and the bound is sharp (S. Parrott 1978): this is
@@ -28,10 +30,14 @@ from torch import Tensor
 
 from ..engines import SERIAL, Engine
 from ..graph import Graph
+from ..jacobian import linearize
 from ..layers.base import Shape
 from ..progress import Progress, silent
 from ..results import Cost, Effective, SecondMoment
 from .checkpoint import Checkpoint, no_checkpoint
+from .draws import GROUPS
+from .effective import MeanSlopes
+from .jackknife import jackknife_error
 from .mean_jacobian import JacobianStream, PointsOrPairs, Sums, run_pass
 
 if TYPE_CHECKING:
@@ -41,18 +47,20 @@ WARM_FRACTION = 1 / 4
 """Jacobians spent on the warm start, as a part of all."""
 SMALLEST_PART = 32
 """Jacobians of the first parts of the warm start."""
-HALF_STEPS = 8
-"""Half steps of the warm start at least; on few data, parts come again."""
+STEPS = 8
+"""Steps of the warm start at least; on few data, parts come again."""
+START_STEPS = 10
+"""Steps of subspace iteration on J_eff; its directions are a start, not an answer."""
 
 
 def mean_jacobian_norm(
-    graph: Graph,
+    slopes: MeanSlopes,
     samples: Samples,
     reading: PointsOrPairs,
     *,
     pairs: int = 10_000,
-    block: int = 4,
-    passes: int = 1,
+    block: int = 2,
+    passes: int = 2,
     tolerance: float = 0.0,
     batch_size: int = 32,
     dtype: torch.dtype = torch.float32,
@@ -71,12 +79,12 @@ def mean_jacobian_norm(
     AlexNet 40 pairs give 1.5 times what 160 pairs give). The value is not corrected for that.
 
     Args:
-        graph: the network.
+        slopes: means over the same data, from `mean_slopes`; where the search starts.
         samples: N ≥ 1 inputs (two for secants).
         reading: "active", Jacobians at all samples, or "secant", Jacobians of pairs.
         pairs: how many pairs are drawn for the secant reading, at most N(N − 1)/2.
-        block: right vectors, and as many left ones, a pass is made with.
-        passes: passes over all data at most, beyond the warm start; each refines.
+        block: right vectors, and as many left ones, a pass is made with; at least two.
+        passes: passes over all data at most; each refines.
         tolerance: no further pass once `relative_error` is at most this.
         batch_size: samples evaluated at once.
         dtype, device: of the products; sums are kept in float64.
@@ -88,11 +96,12 @@ def mean_jacobian_norm(
         ValueError: `block` or `passes` is not positive, or there is no pair for the secant reading.
     """
     started = time.perf_counter()
+    graph = slopes.graph
     stream = JacobianStream.over(
         graph, samples, reading, pairs=pairs, batch_size=batch_size, dtype=dtype, device=device, seed=seed
     )
     work = _Work(stream, block, passes, engine, progress, checkpoint, f"mean Jacobian, {reading}")
-    right, left = work.start(seed, _half_step)
+    right, left = _leading(slopes, reading, work.block, seed)
     bases, small = _Bases(graph), None
     for _ in range(passes):
         sums = work.run(stream, right, left)
@@ -144,7 +153,7 @@ def second_moment(
     data follow their noise; see `mean_jacobian_norm`, also for the arguments.
 
     Args:
-        directions: how many, p (at most the size of the input).
+        directions: how many, p (at least two, at most the size of the input).
 
     Raises:
         ValueError: `directions` or `passes` is not positive, or there is no pair for the secant reading.
@@ -154,7 +163,7 @@ def second_moment(
         graph, samples, reading, pairs=pairs, batch_size=batch_size, dtype=dtype, device=device, seed=seed
     )
     work = _Work(stream, directions, passes, engine, progress, checkpoint, f"second moment, {reading}")
-    right, _ = work.start(seed, _gram_step)
+    right = work.start(seed)
     space, small = _Space(graph), None
     for _ in range(passes):
         sums = work.run(stream, right, None, gram=True)
@@ -209,6 +218,8 @@ class _Work:
     ) -> None:
         if block < 1 or passes < 1:
             raise ValueError("the number of vectors and of passes must be positive")
+        # One vector alone cannot see a second singular value close by, and its stated error would be blind.
+        block = max(block, 2)
         self.stream, self.engine, self.progress, self.checkpoint = stream, engine, progress, checkpoint
         self.stage, self.name = stage, stage.replace(", ", ".").replace(" ", "-")
         shape_in, shape_out = stream.graph.input_shape, stream.graph.output_shape
@@ -238,40 +249,36 @@ class _Work:
             name=name,
         )
 
-    def start(self, seed: int, step: Callable[..., tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
-        """Orthonormal blocks from a random start, by half steps on fresh parts of the data."""
-        generator = torch.Generator().manual_seed(seed)
-        shape = (self.block, *self.stream.graph.input_shape)
-        right = _orthonormal(torch.randn(shape, generator=generator, dtype=torch.float64))
-        left = right
-        for number, part in enumerate(_parts(self.stream)):
-            right, left = step(self, number, part, right, left)
-        return right, left
+    def start(self, seed: int) -> Tensor:
+        """An orthonormal block from a random one, by power iteration with E[JᵀJ] on fresh parts of the data."""
+        right = _random(self.block, self.stream.graph.input_shape, seed)
+        for part in _parts(self.stream):
+            right = _full(self.run(part, right, None, gram=True).back, self.block)
+        return right
 
 
-def _half_step(
-    work: _Work, number: int, part: JacobianStream, right: Tensor, left: Tensor
-) -> tuple[Tensor, Tensor]:
-    """V → orthonormal E[J]V, or U → orthonormal E[J]ᵀU, in turn."""
-    if number % 2 == 0:
-        return right, _full(work.run(part, right, None).image, work.block)
-    return _full(work.run(part, None, left).back, work.block), left
+def _leading(slopes: MeanSlopes, reading: PointsOrPairs, count: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Orthonormal blocks near the leading singular vectors of J_eff at level unit, by subspace iteration."""
+    jacobian = linearize(slopes.graph, slopes.at("unit", reading))
+    right = _random(count, slopes.graph.input_shape, seed)
+    for _ in range(START_STEPS):
+        left = _full(jacobian.matvec(right.unsqueeze(1))[:, 0], count)
+        right = _full(jacobian.rmatvec(left.unsqueeze(1))[:, 0], count)
+    return right, left
 
 
-def _gram_step(
-    work: _Work, number: int, part: JacobianStream, right: Tensor, left: Tensor
-) -> tuple[Tensor, Tensor]:
-    """V → orthonormal E[JᵀJ]V."""
-    return _full(work.run(part, right, None, gram=True).back, work.block), left
+def _random(count: int, shape: Shape, seed: int) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return _full(torch.randn(count, *shape, generator=generator, dtype=torch.float64), count)
 
 
 def _parts(stream: JacobianStream) -> list[JacobianStream]:
-    """Parts of the data for the half steps, an even number; each of the last is twice the one before."""
+    """Parts of the data for the steps; each of the last is twice the one before."""
     size = len(stream)
     wanted = [WARM_FRACTION / 2 * size]
     while wanted[-1] > 2 * SMALLEST_PART:
         wanted.append(wanted[-1] / 2)
-    wanted += [float(SMALLEST_PART)] * max(HALF_STEPS - len(wanted), len(wanted) % 2)
+    wanted += [float(SMALLEST_PART)] * (STEPS - len(wanted))
     per_batch = size / len(stream.batches)
     parts, position = [], 0
     for share in reversed(wanted):
@@ -415,29 +422,8 @@ def _above(values: Tensor, left: Tensor, right: Tensor) -> float:
 
 
 def _standard_error(small: Tensor, counts: Tensor, norm: Callable[[Tensor], float]) -> float | None:
-    """The standard error of norm(mean) by the delete-a-group jackknife, from sums (G, G, ·, ·) by pair of groups.
-
-    Leaving out group g leaves out every Jacobian with a sample in g. Pairs have two groups, and what
-    is between g and h would count in both: it is taken off once (A. Cameron, D. Miller 2014, dyadic
-    clustering). None where nothing would be left.
-    """
-    total, count, groups = small.sum((0, 1)), float(counts.sum()), len(counts)
-    if groups < 2:
-        return None
-    whole = norm(total / count)
-
-    def change(part: Tensor, out: Tensor) -> float:
-        """The part's share in the norm of the mean, from the norm without it."""
-        left = count - float(out)
-        return (norm((total - part) / left) - whole) * left / count if left > 0 else math.inf
-
-    variance = 0.0
-    for g in range(groups):
-        mixed = [(min(g, h), max(g, h)) for h in range(groups)]
-        part, out = (torch.stack([sums[cell] for cell in mixed]).sum(0) for sums in (small, counts))
-        variance += change(part, out) ** 2
-        for h in range(g + 1, groups):
-            variance -= change(small[g, h], counts[g, h]) ** 2 if counts[g, h] > 0 else 0.0
-    if not math.isfinite(variance):
-        return None
-    return math.sqrt(max(0.0, variance) * groups / (groups - 1))
+    """Of norm(mean), by the jackknife, from the sums that touch each group and, last, all (G + 1, ·, ·)."""
+    groups = [g for g in range(GROUPS) if counts[g] > 0]
+    if any(counts[g] == counts[-1] for g in groups):
+        return None  # leaving out the group leaves nothing
+    return jackknife_error([norm((small[-1] - small[g]) / (counts[-1] - counts[g])) for g in groups])
