@@ -40,6 +40,7 @@ build: $(READY)  ## wheel and source archive in dist/
 bench: $(READY)  ## the measurements quoted in the README and the documentation
 	$(BIN)/python benchmarks/lanczos_step.py
 	$(BIN)/python benchmarks/certified_norms.py
+	$(BIN)/python benchmarks/effective.py --images 4000 --pairs 2000 --full 200 --many 6
 
 bench-long: $(READY)  ## certificates against other tools, on large networks, and a soak (hours in all)
 	$(BIN)/python -m pip install --quiet --editable '.[bench]'
@@ -47,6 +48,8 @@ bench-long: $(READY)  ## certificates against other tools, on large networks, an
 	$(BIN)/python benchmarks/eclipse.py
 	$(BIN)/python benchmarks/convolutional.py
 	$(BIN)/python benchmarks/all_pairs.py
+	$(BIN)/python benchmarks/effective.py --full 1000 --many 6
+	$(BIN)/python benchmarks/kill.py --kills 100
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/soak.py
 
 lock: $(READY)  ## renew requirements.lock; torch is pinned to a build that installs on its own

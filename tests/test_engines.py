@@ -15,7 +15,8 @@ import torch
 from torch import Tensor, nn
 
 import lipscope
-from lipscope.engines import SERIAL, Engine, EngineError, RayEngine, engine_named
+from lipscope.engines import SERIAL, Engine, RayEngine, engine_named
+from lipscope.errors import EngineError
 from lipscope.quantities.draws import Batch, chunks, draw
 
 WHY = "the engine of a Ray cluster needs the optional package ray"
@@ -250,9 +251,9 @@ def test_tasks_that_can_never_run_are_refused(cluster: RayEngine) -> None:
 def test_an_address_without_a_cluster_is_one_sentence() -> None:
     pytest.importorskip("ray", reason=WHY)
     code = (
-        "import lipscope.engines as e\n"
+        "import lipscope.engines as e\nfrom lipscope.errors import EngineError\n"
         "try: e.RayEngine(address='127.0.0.1:1')\n"
-        "except e.EngineError as error: print(error)\n"
+        "except EngineError as error: print(error)\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
     assert done.stdout.startswith("the Ray cluster at 127.0.0.1:1 cannot be reached: "), done.stderr

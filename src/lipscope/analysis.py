@@ -47,6 +47,7 @@ from .results import (
     SecondMoment,
 )
 from .runs import REPORT, RESULT, RunFolder, identity_key
+from .spectral import working_dtype
 from .stages import ASCENT_STEPS, AnyEffort, Stages, certify_in, model_info, provenance
 
 if TYPE_CHECKING:
@@ -63,8 +64,6 @@ _LEVELS: tuple[tuple[Level, Reading], ...] = (
     ("unit", "active"),
     ("unit", "secant"),
 )
-
-_READINGS: tuple[PointsOrPairs, ...] = ("active", "secant")
 
 _STARTS = 4
 
@@ -85,7 +84,7 @@ class Options:
     """
 
     pairs: int = 10_000
-    jacobians: int = 256
+    jacobians: int = 128
     local_samples: int = 1000
     effort: AnyEffort = "balanced"
     seconds: float | None = None
@@ -163,11 +162,12 @@ def analyze(
     }
     if output is None:
         stages = Stages(None, progress)
-        return _run(graph, label, samples, options, engine, stages, started, clock)
+        return _Job(graph, samples, options, engine, stages).result(label, started, clock)
     with RunFolder(Path(output), identity) as folder:
         if (finished := folder.finished(Result, RESULT, REPORT)) is not None:
             return finished
-        return _run(graph, label, samples, options, engine, Stages(folder, progress), started, clock)
+        stages = Stages(folder, progress)
+        return _Job(graph, samples, options, engine, stages).result(label, started, clock)
 
 
 def default_output(label: str, data: str, key: Mapping[str, Any]) -> Path:
@@ -182,129 +182,143 @@ class _SlopeStage(BaseModel):
     pairs: int
 
 
-def _run(
-    graph: Graph,
-    label: str,
-    samples: Samples,
-    options: Options,
-    engine: Engine,
-    stages: Stages,
-    started: str,
-    clock: float,
-) -> Result:
-    precision: dict[str, Any] = {
-        "batch_size": options.batch_size,
-        "dtype": getattr(torch, options.dtype),
-        "device": options.device,
-        "seed": options.seed,
-    }
-    shared: dict[str, Any] = {
-        "progress": stages.progress,
-        "checkpoint": stages.checkpoint,
-        "engine": engine,
-    }
+@dataclass(frozen=True)
+class _Job:
+    """One network, one data set: every quantity as a stage that is run once."""
 
-    readings = _READINGS if len(samples) > 1 else _READINGS[:1]
+    graph: Graph
+    samples: Samples
+    options: Options
+    engine: Engine
+    stages: Stages
 
-    def some(reading: PointsOrPairs) -> Samples:
-        """Few samples for pairs too: each pair takes two evaluations, however many samples there are."""
-        return samples.take((1 + (reading == "secant")) * options.jacobians, options.seed)
+    @property
+    def _numerics(self) -> dict[str, Any]:
+        """How the quantities over data compute, and where they report and keep what is done."""
+        return {
+            "batch_size": self.options.batch_size,
+            "dtype": getattr(torch, self.options.dtype),
+            "device": self.options.device,
+            "seed": self.options.seed,
+            "engine": self.engine,
+            "progress": self.stages.progress,
+            "checkpoint": self.stages.checkpoint,
+        }
 
-    def slopes_and_effective() -> tuple[_SlopeStage, None]:
-        wide = precision | {"batch_size": 2 * options.batch_size}
-        means = mean_slopes(graph, samples, pairs=options.pairs, **wide, **shared)
+    @property
+    def _readings(self) -> tuple[PointsOrPairs, ...]:
+        return ("active", "secant") if len(self.samples) > 1 else ("active",)
+
+    def result(self, label: str, started: str, clock: float) -> Result:
+        """All quantities, computed or read back; written to the run folder if there is one."""
+        once, filed = self.stages.once, self.stages.filed
+        upper = once("analytical", Analytical, lambda: (analytical(self.graph, self.stages.progress), None))
+        certified = self._certified()
+        averaged = once("effective", _SlopeStage, self._effective)
+        moments: list[SecondMoment] = once("second_moment", list[SecondMoment], self._second_moments)
+        pairwise: Empirical | None = once("empirical", Empirical | None, self._empirical)  # type: ignore[arg-type]
+        pointwise = once("local", Local, self._local)
+        distances = once("mid_range", MidRange, self._mid_range)
+        climbed = self._ascent(pointwise)
+        result = Result(
+            model=model_info(self.graph, label),
+            data=DataInfo(
+                name=self.samples.name,
+                fingerprint=self.samples.fingerprint(),
+                samples=len(self.samples),
+                preprocessing=self.samples.preprocessing,
+            ),
+            analytical=upper,
+            certified=certified,
+            local=filed(pointwise),
+            ascent=climbed and filed(climbed),
+            empirical=pairwise and filed(pairwise),
+            effective=averaged.effective,
+            second_moment=[filed(moment) for moment in moments],
+            mid_range=distances,
+            slopes=averaged.slopes,
+            slope_pairs=averaged.pairs,
+            provenance=provenance(started, clock, self.options.seed, self.options.device, self.options.dtype),
+        )
+        if self.stages.folder is not None:
+            from .report import render_html
+
+            witnesses = self.stages.witnesses
+            page = render_html(result, witness_pictures(witnesses))
+            self.stages.folder.finish({REPORT: page, RESULT: result.to_json()}, witnesses)
+        return result
+
+    def _certified(self) -> Certified | None:
+        effort = self.options.effort
+        if effort == "none":
+            return None
+        return self.stages.once(
+            "certified",
+            Certified,
+            lambda: (certify_in(self.stages, self.graph, effort, self.options.seconds), None),
+        )
+
+    def _effective(self) -> tuple[_SlopeStage, None]:
+        wide = self._numerics | {"batch_size": 2 * self.options.batch_size}
+        means = mean_slopes(self.graph, self.samples, pairs=self.options.pairs, **wide)
         found: list[Effective] = []
         direction: Tensor | None = None
         for number, (level, reading) in enumerate(_LEVELS):
             if reading != "secant" or means.pairs:
                 # The levels share their leading direction, more or less: each starts from the last one's.
-                value, direction = effective(means, level, reading, seed=options.seed, start=direction)
+                value, direction = effective(means, level, reading, seed=self.options.seed, start=direction)
                 found.append(value)
-            stages.progress("effective", number + 1, len(_LEVELS))
-        if options.jacobians:
-            found += [
-                mean_jacobian_norm(means, some(r), r, pairs=options.jacobians, **precision, **shared)
-                for r in readings
-            ]
+            self.stages.progress("effective", number + 1, len(_LEVELS))
+        count = self.options.jacobians
+        for whole in self._readings if count else ():
+            found.append(mean_jacobian_norm(means, self._some(whole), whole, pairs=count, **self._numerics))
         return _SlopeStage(effective=found, slopes=means.table(), pairs=means.pairs), None
 
-    def moments() -> tuple[list[SecondMoment], dict[str, Tensor]]:
+    def _some(self, reading: PointsOrPairs) -> Samples:
+        """The samples behind whole Jacobians: two for each pair, however many there are."""
+        return self.samples.take((1 + (reading == "secant")) * self.options.jacobians, self.options.seed)
+
+    def _second_moments(self) -> tuple[list[SecondMoment], dict[str, Tensor]]:
         found: list[SecondMoment] = []
         directions: dict[str, Tensor] = {}
-        for reading in readings if options.jacobians else ():
+        count = self.options.jacobians
+        for reading in self._readings if count else ():
             moment, vectors = second_moment(
-                graph, some(reading), reading, pairs=options.jacobians, **precision, **shared
+                self.graph, self._some(reading), reading, pairs=count, **self._numerics
             )
             found.append(moment)
             directions |= {f"{reading}.{k}": vector for k, vector in enumerate(vectors)}
         return found, directions
 
-    def all_pairs() -> tuple[Empirical | None, Pair | None]:
-        found = empirical(graph, samples, batch_size=options.batch_size, device=options.device, **shared)
+    def _empirical(self) -> tuple[Empirical | None, Pair | None]:
+        numerics = {k: v for k, v in self._numerics.items() if k not in ("dtype", "seed")}
+        found = empirical(self.graph, self.samples, **numerics)
         return found if found is not None else (None, None)
 
-    upper = stages.once("analytical", Analytical, lambda: (analytical(graph, stages.progress), None))
-    certified: Certified | None = None
-    if options.effort != "none":
-        effort = options.effort
-        certified = stages.once(
-            "certified", Certified, lambda: (certify_in(stages, graph, effort, options.seconds), None)
-        )
-    averaged = stages.once("effective", _SlopeStage, slopes_and_effective)
-    stretches: list[SecondMoment] = stages.once("second_moment", list[SecondMoment], moments)
-    pairwise: Empirical | None = stages.once("empirical", Empirical | None, all_pairs)  # type: ignore[arg-type]
-    pointwise = stages.once(
-        "local",
-        Local,
-        lambda: local(
-            graph, samples, limit=options.local_samples, tolerance=options.tolerance, **precision, **shared
-        ),
-    )
-    distances = stages.once(
-        "mid_range", MidRange, lambda: (mid_range(graph, samples, **precision, **shared), None)
-    )
-    climbed: Attained | None = None
-    if options.effort != "none":
+    def _local(self) -> tuple[Local, Pair]:
+        limit, tolerance = self.options.local_samples, self.options.tolerance
+        return local(self.graph, self.samples, limit=limit, tolerance=tolerance, **self._numerics)
+
+    def _mid_range(self) -> tuple[MidRange, None]:
+        return mid_range(self.graph, self.samples, **self._numerics), None
+
+    def _ascent(self, pointwise: Local) -> Attained | None:
+        options = self.options
+        if options.effort == "none":
+            return None
         # The most sensitive samples are where a steeper place may be near.
         steep = sorted(range(len(pointwise.estimates)), key=lambda i: -pointwise.estimates[i])[:_STARTS]
-        chosen = visited(len(samples), options.local_samples, options.seed)
+        chosen = visited(len(self.samples), options.local_samples, options.seed)
         starts = sorted(chosen[i] for i in steep)
-        climbed = stages.once(
+        return self.stages.once(
             "ascent",
             Attained,
             lambda: ascent(
-                graph, samples.batch(starts), restarts=_STARTS, steps=ASCENT_STEPS[options.effort],
-                seed=options.seed, progress=stages.progress, device=options.device,
-                dtype=torch.float64 if options.dtype == "float64" else torch.float32,
+                self.graph, self.samples.batch(starts), restarts=_STARTS, steps=ASCENT_STEPS[options.effort],
+                seed=options.seed, progress=self.stages.progress, device=options.device,
+                dtype=working_dtype(getattr(torch, options.dtype)),
             ),
         )  # fmt: skip
-    result = Result(
-        model=model_info(graph, label),
-        data=DataInfo(
-            name=samples.name,
-            fingerprint=samples.fingerprint(),
-            samples=len(samples),
-            preprocessing=samples.preprocessing,
-        ),
-        analytical=upper,
-        certified=certified,
-        local=stages.filed(pointwise),
-        ascent=climbed and stages.filed(climbed),
-        empirical=pairwise and stages.filed(pairwise),
-        effective=averaged.effective,
-        second_moment=[stages.filed(moment) for moment in stretches],
-        mid_range=distances,
-        slopes=averaged.slopes,
-        slope_pairs=averaged.pairs,
-        provenance=provenance(started, clock, options.seed, options.device, options.dtype),
-    )
-    if stages.folder is not None:
-        from .report import render_html
-
-        pictures = witness_pictures(stages.witnesses)
-        files = {REPORT: render_html(result, pictures), RESULT: result.to_json()}
-        stages.folder.finish(files, stages.witnesses)
-    return result
 
 
 def witness_pictures(witnesses: Mapping[str, Tensor]) -> dict[str, bytes]:

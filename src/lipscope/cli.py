@@ -131,10 +131,10 @@ def analyze(
         int,
         typer.Option(
             help="Jacobians, at samples and over pairs, behind the level `full` and the second moment; "
-            "each costs about 25 forward passes in all. 0 leaves them out.",
+            "each costs about 60 forward passes in all. 0 leaves them out.",
             min=0,
         ),
-    ] = 256,
+    ] = 128,
     local_samples: Annotated[
         int,
         typer.Option(

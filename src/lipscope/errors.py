@@ -37,3 +37,9 @@ class CertificateError(LipscopeError):
     """A proof could not be completed: nothing is reported rather than an unproved number."""
 
     exit_code = 7
+
+
+class EngineError(LipscopeError):
+    """The engine cannot be started, or its workers keep dying."""
+
+    exit_code = 8

@@ -6,6 +6,6 @@ order of the chunks. So every engine gives the same sums, and a checkpoint is a 
 
 from .engine import SERIAL, Engine
 from .named import ENGINES, engine_named
-from .ray import EngineError, RayEngine
+from .ray import RayEngine
 
-__all__ = ["ENGINES", "SERIAL", "Engine", "EngineError", "RayEngine", "engine_named"]
+__all__ = ["ENGINES", "SERIAL", "Engine", "RayEngine", "engine_named"]

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 import torch
 
 from .._version import __version__
-from ..errors import LipscopeError
+from ..errors import EngineError
 
 S = TypeVar("S")
 T = TypeVar("T")
@@ -26,12 +26,6 @@ _ADDRESS = "RAY_ADDRESS"
 _RETRIES = 3
 _AHEAD = 3
 """Tasks in flight for each that runs: enough that no worker waits while the oldest result is awaited."""
-
-
-class EngineError(LipscopeError):
-    """The engine cannot be started, or its workers keep dying."""
-
-    exit_code = 8
 
 
 class RayEngine:
