@@ -239,7 +239,6 @@ def run_pass(
     stage: str = "mean Jacobian",
     checkpoint: Checkpoint = no_checkpoint,
     name: str = "pass",
-    extra: State | None = None,
 ) -> Sums:
     """Σ J V and Σ Jᵀ U over the stream in one pass, or Σ J V and Σ JᵀJ V.
 
@@ -247,21 +246,18 @@ def run_pass(
         right: V (P, *in), or None.
         left: U (Q, *out), or None; not with `gram`.
         gram: products with JᵀJ.
-        name: of the checkpoint; `extra` is kept in it beside the sums, and a state is only taken up
-            again if it was kept with the same `extra["step"]`.
+        checkpoint: keeps the sums under `name`, every `SAVE_EVERY` seconds and when the pass is done.
     """
-    working = {"device": stream.graph.device, "dtype": stream.graph.dtype}
+    device, dtype = stream.graph.device, stream.graph.dtype
     task = _Pass(
         stream,
-        None if right is None else stream.head.matvec(right.unsqueeze(1).to(**working)),
-        None if left is None else stream.tail.rmatvec(left.unsqueeze(1).to(**working)),
+        None if right is None else stream.head.matvec(right.unsqueeze(1).to(device, dtype)),
+        None if left is None else stream.tail.rmatvec(left.unsqueeze(1).to(device, dtype)),
         gram,
     )
     parts = chunks(stream.batches)
     done, total = 0, None
-    extra = extra or {}
-    state = checkpoint.load(name)
-    if state is not None and "done" in state and all(np.array_equal(state[key], extra[key]) for key in extra):
+    if (state := checkpoint.load(name)) is not None:
         done, total = int(state["done"]), Sums.of_state(state)
     saved = time.monotonic()
     for number, part in enumerate(engine.map(_sum_chunk, task, parts[done:]), done + 1):
@@ -269,16 +265,16 @@ def run_pass(
             total = part
         else:
             total.add(part)
-        if number < len(parts) and time.monotonic() - saved >= SAVE_EVERY:
-            checkpoint.save(name, done=np.array(number), **extra, **total.state())
+        if number == len(parts) or time.monotonic() - saved >= SAVE_EVERY:
+            checkpoint.save(name, done=np.array(number), **total.state())
             saved = time.monotonic()
         progress(stage, number, len(parts))
     assert total is not None
     if total.image is not None:
-        image = total.image.unsqueeze(1).to(**working)
+        image = total.image.unsqueeze(1).to(device, dtype)
         total.image = stream.tail.matvec(image)[:, 0].to("cpu", torch.float64)
     if total.back is not None:
-        back = total.back.unsqueeze(1).to(**working)
+        back = total.back.unsqueeze(1).to(device, dtype)
         total.back = stream.head.rmatvec(back)[:, 0].to("cpu", torch.float64)
     return total
 

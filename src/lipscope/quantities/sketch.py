@@ -28,6 +28,7 @@ from torch import Tensor
 
 from ..engines import SERIAL, Engine
 from ..graph import Graph
+from ..layers.base import Shape
 from ..progress import Progress, silent
 from ..results import Cost, Effective, SecondMoment
 from .checkpoint import Checkpoint, no_checkpoint
@@ -36,7 +37,7 @@ from .mean_jacobian import JacobianStream, PointsOrPairs, Sums, run_pass
 if TYPE_CHECKING:
     from ..data import Samples
 
-WARM_FRACTION = 3 / 8
+WARM_FRACTION = 1 / 4
 """Jacobians spent on the warm start, as a part of all."""
 SMALLEST_PART = 32
 """Jacobians of the first parts of the warm start."""
@@ -305,6 +306,10 @@ def _full(block: Tensor | None, count: int) -> Tensor:
     return torch.cat([found, _orthonormal(random[len(found) :], found)])
 
 
+def _unflattened(rows: Tensor, shape: Shape) -> Tensor:
+    return rows.reshape(len(rows), *shape)
+
+
 def _row_space(rows: Tensor) -> tuple[Tensor, Tensor]:
     """Singular values and right singular vectors (as rows), accurate also for the small ones."""
     q, r = torch.linalg.qr(rows.mT)
@@ -352,8 +357,8 @@ class _Bases:
         """Orthonormal blocks that extend V and U towards the leading singular vectors."""
         _, right, left = self._ritz()
         return (
-            _orthonormal(right[:count], self.right.vectors).unflatten(1, self.input_shape),
-            _orthonormal(left[:count], self.left.vectors).unflatten(1, self.output_shape),
+            _unflattened(_orthonormal(right[:count], self.right.vectors), self.input_shape),
+            _unflattened(_orthonormal(left[:count], self.left.vectors), self.output_shape),
         )
 
     def _ritz(self) -> tuple[Tensor, Tensor, Tensor]:
@@ -380,12 +385,13 @@ class _Space:
         """The leading Ritz values and vectors (p, *s), and how far above the first ‖A‖ may be."""
         values, vectors, residuals = self._ritz()
         lengths = residuals.norm(dim=1)
-        error = _above(values[:count], lengths[:count], lengths[:count]) - float(values[0])
+        error = _above(values, lengths, lengths) - float(values[0])
         return values[:count].tolist(), vectors[:count], max(0.0, error) + rounding * float(values[0])
 
     def residuals(self, count: int) -> Tensor:
         """An orthonormal block that extends V towards the leading eigenvectors."""
-        return _orthonormal(self._ritz()[2][:count], self.side.vectors).unflatten(1, self.shape)
+        _, _, residuals = self._ritz()
+        return _unflattened(_orthonormal(residuals[:count], self.side.vectors), self.shape)
 
     def _ritz(self) -> tuple[Tensor, Tensor, Tensor]:
         """Ritz values, largest first, vectors and residuals, as rows."""
@@ -428,8 +434,8 @@ def _standard_error(small: Tensor, counts: Tensor, norm: Callable[[Tensor], floa
     variance = 0.0
     for g in range(groups):
         mixed = [(min(g, h), max(g, h)) for h in range(groups)]
-        part = sum((small[cell] for cell in mixed), torch.zeros_like(total))
-        variance += change(part, sum(counts[cell] for cell in mixed)) ** 2
+        part, out = (torch.stack([sums[cell] for cell in mixed]).sum(0) for sums in (small, counts))
+        variance += change(part, out) ** 2
         for h in range(g + 1, groups):
             variance -= change(small[g, h], counts[g, h]) ** 2 if counts[g, h] > 0 else 0.0
     if not math.isfinite(variance):
