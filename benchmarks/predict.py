@@ -152,6 +152,7 @@ def measure(case: Case) -> Measured:
     x = case.samples.batch(range(len(case.samples))).float()
     first, second = sampled_pairs(len(x), effort)
     distances = (x[first] - x[second]).flatten(1).norm(dim=1)
+    means = lipscope.mean_slopes(graph, case.samples, pairs=effort.pairs, batch_size=effort.batch)
     return Measured(
         network=case.name,
         note=case.note,
@@ -163,8 +164,8 @@ def measure(case: Case) -> Measured:
         steepest_distance=float((steepest.x1 - steepest.x2).norm() / distances.square().mean().sqrt()),
         estimates=[
             Estimate("Lip(x), mean", "slopes", local.mean),
-            *levels(graph, case),
-            *along_data(working, x, first, second, effort),
+            *levels(means, case),
+            *along_data(means, working, x, first, second, effort),
             *best_linear_map(working, x, effort.batch),
             *pair_statistics(working, x, first, second, effort.batch),
         ],
@@ -182,10 +183,9 @@ def sampled_pairs(count: int, effort: Effort) -> tuple[list[int], list[int]]:
     return first, second
 
 
-def levels(graph: lipscope.Graph, case: Case) -> Iterator[Estimate]:
+def levels(means: lipscope.MeanSlopes, case: Case) -> Iterator[Estimate]:
     """L_eff at all levels, and the second moment."""
-    samples, effort = case.samples, case.effort
-    means = lipscope.mean_slopes(graph, samples, pairs=effort.pairs, batch_size=effort.batch)
+    graph, samples, effort = means.graph, case.samples, case.effort
     jacobians = {
         "pairs": effort.pairs,
         "passes": effort.passes,
@@ -206,32 +206,41 @@ def levels(graph: lipscope.Graph, case: Case) -> Iterator[Estimate]:
 
 
 def along_data(
-    graph: lipscope.Graph, x: Tensor, first: Sequence[int], second: Sequence[int], effort: Effort
+    means: lipscope.MeanSlopes,
+    working: lipscope.Graph,
+    x: Tensor,
+    first: Sequence[int],
+    second: Sequence[int],
+    effort: Effort,
 ) -> Iterator[Estimate]:
     """Jacobians along directions of the data: principal ones, and those of the pairs themselves.
 
-    `full` and `second moment` as above, but of J V, V the principal directions; `Lip` is the largest
-    σ_max(J V); a tangent is ‖J(x₁)Δx‖ / ‖Δx‖ for a pair, the slope at its first end towards the other.
+    `principal`: of J V as above of J, V the principal directions; `Lip` is the largest σ_max(J V).
+    `along pairs`: the largest ‖J_eff Δx‖ / ‖Δx‖. A tangent is ‖J(x₁)Δx‖ / ‖Δx‖ for a pair, the slope
+    at its first end towards the other.
     """
     principal, _ = principal_directions(x)
     count = min(PRINCIPAL, len(principal))
     v = principal[:count].reshape(count, 1, *x.shape[1:])
     chosen = np.random.default_rng(0).permutation(len(first))[: effort.probed]
     tangents: list[Tensor] = []
+    averaged = {r: lipscope.linearize(means.graph, means.at("unit", r)) for r in READINGS}
+    along: dict[str, float] = dict.fromkeys(READINGS, 0.0)
     products: dict[str, list[Tensor]] = {reading: [] for reading in READINGS}
     for part in np.array_split(chosen, -(-len(chosen) // effort.batch)):
         x1, x2 = x[[first[i] for i in part]], x[[second[i] for i in part]]
         difference = x1 - x2
-        at_first = lipscope.linearize(graph, graph.linearize_at(x1)[1], len(part))
-        of_pair = lipscope.linearize(graph, graph.secant_slopes(x1, x2), len(part))
-        ratio = at_first.matvec(difference[None])[0].flatten(1).norm(dim=1) / difference.flatten(1).norm(
-            dim=1
-        )
-        tangents.append(ratio)
+        at_first = lipscope.linearize(working, working.linearize_at(x1)[1], len(part))
+        of_pair = lipscope.linearize(working, working.secant_slopes(x1, x2), len(part))
+        tangents.append(stretches(at_first.matvec(difference[None])[0], difference))
+        for reading, jacobian in averaged.items():
+            images = jacobian.matvec(difference[:, None].double())[:, 0]
+            along[reading] = max(along[reading], float(stretches(images, difference.double()).max()))
         for reading, jacobian in zip(READINGS, (at_first, of_pair), strict=True):
             products[reading].append(jacobian.matvec(v.expand(-1, len(part), *x.shape[1:])).flatten(2))
-    for reading, images in products.items():
-        stretched = torch.cat(images, 1).double()  # (k, pairs, outputs)
+    for reading, blocks in products.items():
+        yield Estimate(f"unit {reading}, along pairs", "slopes", along[reading])
+        stretched = torch.cat(blocks, 1).double()  # (k, pairs, outputs)
         gram = torch.einsum("kbo,lbo->bkl", stretched, stretched)
         yield Estimate(f"full {reading}, principal", "slopes", spectral(stretched.mean(1)))
         yield Estimate(f"second moment {reading}, principal", "slopes", math.sqrt(spectral(gram.mean(0))))
@@ -241,6 +250,10 @@ def along_data(
     yield Estimate("tangents, root mean square", "slopes", float(ratios.square().mean().sqrt()))
     yield Estimate("tangents, largest", "slopes", float(ratios.max()))
     yield Estimate("tangents, normal tail", "slopes", normal_tail(ratios, len(x)))
+
+
+def stretches(images: Tensor, vectors: Tensor) -> Tensor:
+    return images.flatten(1).norm(dim=1) / vectors.flatten(1).norm(dim=1)
 
 
 def principal_directions(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -391,12 +404,12 @@ def main() -> None:
     parser.add_argument("--data", default="demo", help="photographs: a folder, or the built-in ones")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--only", nargs="+", default=[])
-    parser.add_argument("--images", type=int, default=300, help="for AlexNet")
-    parser.add_argument("--vgg-images", type=int, default=60)
+    parser.add_argument("--images", type=int, default=200, help="for AlexNet")
+    parser.add_argument("--vgg-images", type=int, default=50)
     parser.add_argument("--vgg-side", type=int, default=224, help="height and width of the images for VGG-16")
     options = parser.parse_args()
-    alexnet = Effort(pairs=600, probed=100, local=50, batch=16, block=2, passes=1)
-    vgg = Effort(pairs=150, probed=50, local=8, batch=8, block=2, passes=1)
+    alexnet = Effort(pairs=500, probed=100, local=40, batch=16, block=2, passes=1)
+    vgg = Effort(pairs=120, probed=40, local=8, batch=8, block=2, passes=1)
     trunks: list[tuple[str, str, int, int, Effort]] = [
         ("AlexNet trunk", "alexnet-trunk", 224, options.images, alexnet),
         ("VGG-16 trunk", "vgg16-trunk", options.vgg_side, options.vgg_images, vgg),
