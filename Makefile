@@ -46,6 +46,7 @@ bench-long: $(READY)  ## certificates against other tools, on large networks, an
 	$(BIN)/python benchmarks/lipsdp.py
 	$(BIN)/python benchmarks/eclipse.py
 	$(BIN)/python benchmarks/convolutional.py
+	$(BIN)/python benchmarks/predict.py
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/soak.py
 
 lock: $(READY)  ## renew requirements.lock; torch is pinned to a build that installs on its own
