@@ -25,7 +25,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import NormalDist
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -38,8 +38,6 @@ from lipscope.quantities.sketch import mean_jacobian_norm, second_moment
 
 READINGS: tuple[Literal["active", "secant"], ...] = ("active", "secant")
 LEVELS: tuple[Literal["scalar", "channel", "unit"], ...] = ("scalar", "channel", "unit")
-PRINCIPAL = 8
-"""Principal directions of the data that maps are restricted to."""
 FITTED_VARIANCE = 0.9
 """The part of the variance of the data held by the directions on which the best linear map is fitted."""
 TAIL = 0.1
@@ -48,8 +46,14 @@ TAIL = 0.1
 
 @dataclass(frozen=True)
 class Effort:
-    """How much is spent: pairs sampled, those of them probed along data, samples with Lip(x), Jacobian passes."""
+    """How much is spent on a network.
 
+    Pairs sampled, those of them probed along data, principal directions of the data, samples with Lip(x) (None:
+    all), samples evaluated at once, and vectors and passes for the mean Jacobian. The seed is of the draws.
+    """
+
+    principal: int
+    seed: int
     pairs: int = 4000
     probed: int = 1000
     local: int | None = None
@@ -96,7 +100,7 @@ class Measured:
     seconds: float
 
 
-def small_networks(wanted: Callable[[str], bool]) -> Iterator[Case]:
+def small_networks(wanted: Callable[[str], bool], effort: Effort) -> Iterator[Case]:
     """Networks trained here, each followed by the same network as it was initialised."""
     (flat_digits, digit), (flat_mnist, label) = ((x.float(), y) for x, y in (digits(), mnist()))
     image_digits, image_mnist = flat_digits.reshape(-1, 1, 8, 8), flat_mnist.reshape(-1, 1, 28, 28)
@@ -117,14 +121,14 @@ def small_networks(wanted: Callable[[str], bool]) -> Iterator[Case]:
         samples = lipscope.load_samples(x)
         if wanted(name):
             accuracy = train(module, x, y)
-            yield Case(name, f"trained, accuracy {accuracy:.3f}", module, samples, Effort())
+            yield Case(name, f"trained, accuracy {accuracy:.3f}", module, samples, effort)
         if wanted(f"{name}, random"):
-            yield Case(f"{name}, random", "random weights", initial, samples, Effort())
+            yield Case(f"{name}, random", "random weights", initial, samples, effort)
     if wanted("wide MLP, Gaussian"):
         torch.manual_seed(0)
         gaussian = lipscope.load_samples(torch.randn(2000, 64))
         wide = perceptron([64, 1024, 1024, 10]).eval()
-        yield Case("wide MLP, Gaussian", "random weights", wide, gaussian, Effort())
+        yield Case("wide MLP, Gaussian", "random weights", wide, gaussian, effort)
 
 
 def trunk(name: str, key: str, data: str, side: int, images: int, effort: Effort) -> Case:
@@ -152,7 +156,9 @@ def measure(case: Case) -> Measured:
     x = case.samples.batch(range(len(case.samples))).float()
     first, second = sampled_pairs(len(x), effort)
     distances = (x[first] - x[second]).flatten(1).norm(dim=1)
-    means = lipscope.mean_slopes(graph, case.samples, pairs=effort.pairs, batch_size=effort.batch)
+    means = lipscope.mean_slopes(
+        graph, case.samples, pairs=effort.pairs, batch_size=effort.batch, seed=effort.seed
+    )
     return Measured(
         network=case.name,
         note=case.note,
@@ -166,7 +172,7 @@ def measure(case: Case) -> Measured:
             Estimate("Lip(x), mean", "slopes", local.mean),
             *levels(means, case),
             *along_data(means, working, x, first, second, effort),
-            *best_linear_map(working, x, effort.batch),
+            *best_linear_map(working, x, effort),
             *pair_statistics(working, x, first, second, effort.batch),
         ],
         seconds=time.perf_counter() - started,
@@ -176,7 +182,7 @@ def measure(case: Case) -> Measured:
 def sampled_pairs(count: int, effort: Effort) -> tuple[list[int], list[int]]:
     """The pairs behind the secant means, as indices of their two samples."""
     first, second = [], []
-    for batch in draw(count, effort.pairs, effort.batch):
+    for batch in draw(count, effort.pairs, effort.batch, effort.seed):
         for run in batch.pairs:
             first += batch.indices[run.first : run.first + run.count]
             second += batch.indices[run.second : run.second + run.count]
@@ -186,11 +192,12 @@ def sampled_pairs(count: int, effort: Effort) -> tuple[list[int], list[int]]:
 def levels(means: lipscope.MeanSlopes, case: Case) -> Iterator[Estimate]:
     """L_eff at all levels, and the second moment."""
     graph, samples, effort = means.graph, case.samples, case.effort
-    jacobians = {
+    jacobians: dict[str, Any] = {
         "pairs": effort.pairs,
         "passes": effort.passes,
         "batch_size": effort.batch,
         "tolerance": 1e-3,
+        "seed": effort.seed,
     }
     for reading in READINGS:
         direction = None
@@ -220,9 +227,9 @@ def along_data(
     at its first end towards the other.
     """
     principal, _ = principal_directions(x)
-    count = min(PRINCIPAL, len(principal))
+    count = min(effort.principal, len(principal))
     v = principal[:count].reshape(count, 1, *x.shape[1:])
-    chosen = np.random.default_rng(0).permutation(len(first))[: effort.probed]
+    chosen = np.random.default_rng(effort.seed).permutation(len(first))[: effort.probed]
     tangents: list[Tensor] = []
     averaged = {r: lipscope.linearize(means.graph, means.at("unit", r)) for r in READINGS}
     along: dict[str, float] = dict.fromkeys(READINGS, 0.0)
@@ -264,7 +271,7 @@ def principal_directions(x: Tensor) -> tuple[Tensor, Tensor]:
     return directions[kept].float(), lengths[kept]
 
 
-def best_linear_map(graph: lipscope.Graph, x: Tensor, batch: int) -> Iterator[Estimate]:
+def best_linear_map(graph: lipscope.Graph, x: Tensor, effort: Effort) -> Iterator[Estimate]:
     """σ_max of the least-squares map from Δx to Δy, on the principal directions that hold most of the variance.
 
     For Gaussian data it is E[J] (C. Stein 1981), level full active.
@@ -274,10 +281,10 @@ def best_linear_map(graph: lipscope.Graph, x: Tensor, batch: int) -> Iterator[Es
     # At most a direction for ten samples: with as many as samples it would fit anything.
     count = max(1, min(int((share < FITTED_VARIANCE).sum()) + 1, len(x) // 10))
     coordinates = (x.flatten(1) - x.flatten(1).mean(0)).double() @ directions[:count].double().T
-    y = outputs(graph, x, batch).double()
+    y = outputs(graph, x, effort.batch).double()
     fitted = torch.linalg.lstsq(coordinates, y - y.mean(0)).solution
     yield Estimate("best linear map", "fit", spectral(fitted))
-    yield Estimate("best linear map, principal", "fit", spectral(fitted[:PRINCIPAL]))
+    yield Estimate("best linear map, principal", "fit", spectral(fitted[: effort.principal]))
 
 
 def pair_statistics(
@@ -407,9 +414,12 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=200, help="for AlexNet")
     parser.add_argument("--vgg-images", type=int, default=50)
     parser.add_argument("--vgg-side", type=int, default=224, help="height and width of the images for VGG-16")
+    parser.add_argument("--principal", type=int, default=8, help="principal directions of the data")
+    parser.add_argument("--seed", type=int, default=0, help="of the draws of pairs; training has its own")
     options = parser.parse_args()
-    alexnet = Effort(pairs=500, probed=100, local=40, batch=16, block=2, passes=1)
-    vgg = Effort(pairs=120, probed=40, local=8, batch=8, block=2, passes=1)
+    small = Effort(options.principal, options.seed)
+    alexnet = replace(small, pairs=500, probed=100, local=40, batch=16, block=2, passes=1)
+    vgg = replace(small, pairs=120, probed=40, local=8, batch=8, block=2, passes=1)
     trunks: list[tuple[str, str, int, int, Effort]] = [
         ("AlexNet trunk", "alexnet-trunk", 224, options.images, alexnet),
         ("VGG-16 trunk", "vgg16-trunk", options.vgg_side, options.vgg_images, vgg),
@@ -424,7 +434,7 @@ def main() -> None:
         if wanted(name)
     )
     found: list[Measured] = []
-    for case in itertools.chain(small_networks(wanted), large):
+    for case in itertools.chain(small_networks(wanted, small), large):
         with torch.no_grad():
             found.append(measure(case))
         print(f"  {case.name}: {case.note}, {found[-1].seconds:.0f} s", flush=True)
