@@ -99,6 +99,11 @@ class Measured:
     estimates: list[Estimate]
     seconds: float
 
+    @classmethod
+    def of(cls, held: dict[str, Any]) -> Measured:
+        """From `asdict`."""
+        return cls(**held | {"estimates": [Estimate(**estimate) for estimate in held["estimates"]]})
+
 
 def small_networks(wanted: Callable[[str], bool], effort: Effort) -> Iterator[Case]:
     """Networks trained here, each followed by the same network as it was initialised."""
@@ -409,38 +414,43 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--data", default="demo", help="photographs: a folder, or the built-in ones")
-    parser.add_argument("--json", type=Path)
+    parser.add_argument("--json", type=Path, help="results; networks in an earlier file are kept")
     parser.add_argument("--only", nargs="+", default=[])
     parser.add_argument("--images", type=int, default=200, help="for AlexNet")
-    parser.add_argument("--vgg-images", type=int, default=50)
+    parser.add_argument("--vgg-images", type=int, default=40)
     parser.add_argument("--vgg-side", type=int, default=224, help="height and width of the images for VGG-16")
     parser.add_argument("--principal", type=int, default=8, help="principal directions of the data")
     parser.add_argument("--seed", type=int, default=0, help="of the draws of pairs; training has its own")
     options = parser.parse_args()
     small = Effort(options.principal, options.seed)
     alexnet = replace(small, pairs=500, probed=100, local=40, batch=16, block=2, passes=1)
-    vgg = replace(small, pairs=120, probed=40, local=8, batch=8, block=2, passes=1)
+    vgg = replace(small, pairs=100, probed=40, local=6, batch=8, block=2, passes=1)
     trunks: list[tuple[str, str, int, int, Effort]] = [
         ("AlexNet trunk", "alexnet-trunk", 224, options.images, alexnet),
         ("VGG-16 trunk", "vgg16-trunk", options.vgg_side, options.vgg_images, vgg),
     ]
 
+    found: list[Measured] = []
+    if options.json and options.json.exists():
+        found = [Measured.of(held) for held in json.loads(options.json.read_text())]
+    known = {one.network for one in found}
+
     def wanted(name: str) -> bool:
-        return not options.only or name in options.only
+        return name not in known and (not options.only or name in options.only)
 
     large = (
         trunk(name, key, options.data, side, images, effort)
         for name, key, side, images, effort in trunks
         if wanted(name)
     )
-    found: list[Measured] = []
     for case in itertools.chain(small_networks(wanted, small), large):
         with torch.no_grad():
             found.append(measure(case))
         print(f"  {case.name}: {case.note}, {found[-1].seconds:.0f} s", flush=True)
         if options.json:
             options.json.write_text(json.dumps([asdict(one) for one in found], indent=1))
-    print_tables(found)
+    if found:
+        print_tables(found)
 
 
 if __name__ == "__main__":
