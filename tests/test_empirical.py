@@ -62,7 +62,8 @@ def make_tiny(monkeypatch: pytest.MonkeyPatch) -> None:
     }.items():
         monkeypatch.setattr(all_pairs, name, value)
     monkeypatch.setattr(all_pairs, "_CACHE", 2000)
-    monkeypatch.setattr(features, "DIRECTIONS", 2)
+    for name, value in {"DIRECTIONS": 2, "WHOLE": 4, "_FEWEST": 2, "_AVERAGES": 40}.items():
+        monkeypatch.setattr(features, name, value)
 
 
 def brute_force(graph: Graph, samples: lipscope.Samples) -> float:
@@ -107,7 +108,7 @@ def test_it_equals_brute_force_over_all_pairs(network, given_data) -> None:
         if given_data.draw(st.booleans()):
             make_tiny(patch)
         if given_data.draw(st.booleans()):
-            patch.setattr(all_pairs, "_CROWDED", given_data.draw(st.sampled_from([0.0, 0.2, 1.0])))
+            patch.setattr(all_pairs, "_DIRECT", given_data.draw(st.sampled_from([1e9, 4, 1e-9])))
         found = lipscope.empirical(graph, samples)
     expected = brute_force(graph, samples)
     if found is None:
@@ -183,12 +184,13 @@ def test_where_projections_say_nothing_whole_products_do() -> None:
 
 
 @pytest.mark.parametrize("whole", [True, False])
-@pytest.mark.parametrize("crowded", [0.0, 1.0])
-def test_near_ties_are_told_apart(monkeypatch: pytest.MonkeyPatch, whole: bool, crowded: float) -> None:
+@pytest.mark.parametrize("direct", [1e9, 1e-9])
+def test_near_ties_are_told_apart(monkeypatch: pytest.MonkeyPatch, whole: bool, direct: float) -> None:
     """All ratios agree within 1e-9, far below what products in float32 resolve; the steepest pair is found."""
-    monkeypatch.setattr(all_pairs, "_CROWDED", crowded)
+    monkeypatch.setattr(all_pairs, "_DIRECT", direct)
     if not whole:
         monkeypatch.setattr(features, "DIRECTIONS", 3)
+        monkeypatch.setattr(features, "WHOLE", 6)
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(120, 30, generator=generator, dtype=torch.float64)
     y = x * (1 + 1e-9 * torch.rand(30, generator=generator, dtype=torch.float64))
@@ -202,8 +204,9 @@ def test_the_margins_are_what_keeps_near_pairs(monkeypatch: pytest.MonkeyPatch, 
     """The steepest pairs are much nearer than float32 resolves; without a margin the search loses them."""
     monkeypatch.setattr(all_pairs, "_SUBSET", 2)
     if stage == "products":
-        monkeypatch.setattr(all_pairs, "_CROWDED", 0.0)
+        monkeypatch.setattr(all_pairs, "_DIRECT", 1e9)
         monkeypatch.setattr(features, "DIRECTIONS", 4)
+        monkeypatch.setattr(features, "WHOLE", 8)
 
     def right(seed: int) -> bool:
         x, _ = structured(200, 40, 30, seed)
@@ -220,8 +223,8 @@ def test_the_margins_are_what_keeps_near_pairs(monkeypatch: pytest.MonkeyPatch, 
     assert all(right(seed) for seed in range(8))
 
     class Careless(all_pairs._Search):
-        def __init__(self, *arguments: object) -> None:
-            super().__init__(*arguments)
+        def arrange(self, *prefix: int) -> None:
+            super().arrange(*prefix)
             self.margin = self.lost = 0.0
             self.right[:] = self._vectors(slice(0, self.count)).to(self.dtype)
 
@@ -258,16 +261,21 @@ def test_features_bound_distances(seed: int, size: int, count: int, offset: floa
     assert basis.error < 1e-8
 
 
-def test_the_products_are_upper_bounds_of_what_pairs_could_gain() -> None:
+@pytest.mark.parametrize("prefix", [(64, 64), (8, 16)])
+def test_the_products_are_upper_bounds_of_what_pairs_could_gain(prefix: tuple[int, int]) -> None:
     """u·v ≥ U − b²L of exact arithmetic, and the margin is no wider than it has to be by orders."""
     x, y = structured(300, 200, 150)
     search = all_pairs._Search(*sides(x, y), "cpu")
     search.start()
+    search.arrange(*prefix)
     rows = slice(0, 300)
     f = (search._left(rows) @ search.right.T).double()
     t, tb2 = search._factors()
-    cx = search.inputs.features * 2.0**search.shift_x
-    cy = search.outputs.features * 2.0**search.shift_y
+    cx, cy = (
+        torch.cat([v[:, :k], v[:, k:].norm(dim=1, keepdim=True)], 1)
+        for v, k in zip((search.inputs.features, search.outputs.features), prefix, strict=True)
+    )
+    cx, cy = cx * 2.0**search.shift_x, cy * 2.0**search.shift_y
     far = (cy[:, None, :-1] - cy[None, :, :-1]).square().sum(2) + (cy[:, None, -1] + cy[None, :, -1]).square()
     near = (cx[:, None] - cx[None]).square().sum(2)
     exact = t * far - tb2 * near
@@ -279,10 +287,10 @@ def test_float32_products_of_reduced_precision_are_not_used() -> None:
     x, y = structured(50, 20, 20)
     try:
         torch.set_float32_matmul_precision("medium")
-        assert all_pairs._Search(*sides(x, y), "cpu").right.dtype == torch.float64
+        assert all_pairs._Search(*sides(x, y), "cpu").dtype == torch.float64
     finally:
         torch.set_float32_matmul_precision("highest")
-    assert all_pairs._Search(*sides(x, y), "cpu").right.dtype == torch.float32
+    assert all_pairs._Search(*sides(x, y), "cpu").dtype == torch.float32
 
 
 def test_numbers_out_of_range_rule_nothing_out() -> None:
@@ -340,7 +348,7 @@ class Memory:
 def test_a_run_cut_off_at_any_checkpoint_ends_the_same(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_blocks: None, with_folder: bool
 ) -> None:
-    monkeypatch.setattr(all_pairs, "SAVE_EVERY", 0.0)
+    monkeypatch.setattr("lipscope.quantities.checkpoint.INTERVAL", 0.0)
     monkeypatch.setattr(MODULE, "CHUNK", 8)
     _, graph = small_network()
     samples = gaussian(29, (2, 8, 8))

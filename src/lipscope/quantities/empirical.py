@@ -22,11 +22,10 @@ from ..engines import SERIAL, Engine
 from ..graph import Graph
 from ..progress import Progress, silent
 from ..results import Cost, Duplicate, Empirical
-from . import all_pairs
 from .all_pairs import Found, Side, largest_ratios
-from .checkpoint import Checkpoint, no_checkpoint
+from .checkpoint import Checkpoint, Clock, no_checkpoint
 from .draws import CHUNK
-from .features import Basis
+from .features import PILOT, Basis, direction_count
 from .scratch import Scratch, scratch
 from .witness import Pair, evaluate_pair
 
@@ -34,7 +33,6 @@ if TYPE_CHECKING:
     from ..data import Samples
 
 _LISTED_DUPLICATES = 100
-_PILOT = 256
 _DIGEST = 16
 
 
@@ -142,10 +140,12 @@ def _evaluate(
 ) -> _Rows:
     """The rows of all samples, chunk by chunk; what a checkpoint has counted is not computed again."""
     count = len(samples)
-    basis = Basis.fit(samples.batch(_pilot(count)))
+    length = int(np.prod(graph.output_shape))
+    directions = direction_count(count, samples.shape, int(np.prod(samples.shape)) + length)
+    basis = Basis.fit(samples.batch(_pilot(count, directions)), directions)
     rows = _Rows(
         basis,
-        store.array("outputs", (count, int(np.prod(graph.output_shape))), np.float64),
+        store.array("outputs", (count, length), np.float64),
         store.array("inputs", (count, basis.width), np.float64),
         store.array("digests", (count, _DIGEST), np.uint8),
     )
@@ -153,13 +153,12 @@ def _evaluate(
     done = int(saved["done"]) if saved is not None and not store.fresh else 0
     shared = _Shared(graph.to(torch.float64, device), samples, basis, batch_size, device)
     chunks = [(start, min(start + CHUNK, count)) for start in range(done, count, CHUNK)]
-    saved_at = time.monotonic()
+    clock = Clock()
     for (start, stop), part in zip(chunks, engine.map(_evaluate_chunk, shared, chunks), strict=True):
         rows.outputs[start:stop], rows.features[start:stop], rows.digests[start:stop] = part
-        if stop == count or time.monotonic() - saved_at >= all_pairs.SAVE_EVERY:
+        if clock.due() or stop == count:
             store.flush()
             checkpoint.save("empirical.samples", done=np.array(stop))
-            saved_at = time.monotonic()
         progress("empirical: outputs", stop, count)
     return rows
 
@@ -182,9 +181,9 @@ def _digest(sample: Tensor) -> bytes:
     return hashlib.blake2b(sample.numpy().tobytes(), digest_size=_DIGEST).digest()
 
 
-def _pilot(count: int) -> list[int]:
-    """A few hundred of `count` indices at random, in order."""
-    chosen: list[int] = np.sort(np.random.default_rng(0).permutation(count)[:_PILOT]).tolist()
+def _pilot(count: int, directions: int) -> list[int]:
+    """Some of `count` indices at random, in order, as many as it takes to find the directions."""
+    chosen: list[int] = np.sort(np.random.default_rng(0).permutation(count)[: PILOT * directions]).tolist()
     return chosen
 
 
@@ -216,7 +215,9 @@ def _search(
     def inputs(indices: Sequence[int]) -> Tensor:
         return samples.batch(distinct[list(indices)].tolist())
 
-    basis = Basis.fit(outputs(_pilot(count)))
+    shape = rows.outputs.shape[1:]
+    directions = direction_count(count, shape, shape[0] + int(np.prod(samples.shape)))
+    basis = Basis.fit(outputs(_pilot(count, directions)), directions)
     features = torch.from_numpy(store.array("projected", (count, basis.width), np.float64))
     norms = torch.empty(count, dtype=torch.float64)
     for start in range(0, count, CHUNK):

@@ -5,22 +5,59 @@ Then for two vectors, with the triangle inequality on the part outside the subsp
 
     ‖Δc‖² + (s₁ − s₂)²  ≤  ‖x₁ − x₂‖²  ≤  ‖Δc‖² + (s₁ + s₂)².
 
-Both ends are squared distances of the points (c, ±s), so they come from small matrix products.
+Both ends are squared distances of the points (c, ±s), so they come from small matrix products. The same holds
+for the first few of the coordinates, with the norm of all the others in place of s.
+
+Of images, Q are directions among images that are constant on squares of pixels: photographs are smooth, so
+hardly less is caught, and coordinates cost few operations a pixel instead of one for each direction.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from ..rounding import gamma
 
-DIRECTIONS = 64
-"""Directions of a subspace; vectors of up to twice as many numbers are kept whole."""
+DIRECTIONS = 256
+"""Directions of a subspace, at most."""
+WHOLE = 128
+"""Vectors of up to so many numbers are kept whole."""
+PILOT = 2
+"""Vectors that directions are fitted to, for each direction."""
+_FEWEST = 32
+_SHARE = 1 / 20  # of the cost of plain products that features may cost
+_AVERAGES = 4096  # averages of squares that an image has, at most
+_PILOT_BYTES = 2**29  # of vectors that directions are fitted to
 _EXPONENT = 1000
+
+
+def direction_count(count: int, shape: Sequence[int], total: int) -> int:
+    """How many directions pay for `count` vectors of some shape, where a sample has `total` numbers in all.
+
+    Features of N vectors of D numbers take 4NkD operations, plain products of all pairs N² for each number.
+    """
+    size = math.prod(shape)
+    averages = _square_count(shape, _square_side(shape))
+    paid = _SHARE * count * total / (4 * max(1, averages))
+    most = min(DIRECTIONS, count // PILOT, _PILOT_BYTES // (8 * PILOT * max(1, size)))
+    return max(1, min(most, max(_FEWEST, int(paid))))
+
+
+def _square_side(shape: Sequence[int]) -> int:
+    """The side of the squares of pixels that are averaged; 1 for what is no image."""
+    side = 1
+    while len(shape) == 3 and _square_count(shape, side) > _AVERAGES:
+        side *= 2
+    return side
+
+
+def _square_count(shape: Sequence[int], side: int) -> int:
+    return math.prod(shape) if side == 1 else shape[0] * (shape[1] // side) * (shape[2] // side)
 
 
 @dataclass(frozen=True)
@@ -29,16 +66,21 @@ class Basis:
 
     Attributes:
         centre: μ, shape (D,), float64.
-        directions: Q, shape (D, k), float64; None if Q is the identity.
+        directions: shape (W, k), float64, orthonormal, among the W averages of an image of which `side` tells, or
+            among the numbers of a vector (W = D); None if Q is the identity.
         exponent: features are those of 2^exponent·x, so that squares neither overflow nor vanish.
         error: features (ĉ, ŝ) as computed are within error·‖x − μ‖ of the features (c, s) of exactly
             orthonormal directions, those nearest to Q.
+        shape: of an image, (channels, height, width), if it is averaged over squares of pixels.
+        side: of these squares.
     """
 
     centre: Tensor
     directions: Tensor | None
     exponent: int
     error: float
+    shape: tuple[int, ...] = ()
+    side: int = 1
 
     @property
     def width(self) -> int:
@@ -59,40 +101,64 @@ class Basis:
         z = self.centred(x)
         if self.directions is None:
             return torch.cat([z, z.new_zeros(len(z), 1)], 1)
+        averages, rest = self._averages(z)
         directions = self.directions.to(z.device)
-        c = z @ directions
-        rest = torch.linalg.vector_norm(z - c @ directions.T, dim=1, keepdim=True)
-        return torch.cat([c, rest], 1)
+        c = averages @ directions
+        rest += (averages - c @ directions.T).square_().sum(1)
+        return torch.cat([c, rest.sqrt_()[:, None]], 1)
+
+    def _averages(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """Coordinates (B, W) of centred images (B, D) along unit vectors constant on squares, and the square left."""
+        if self.side == 1:
+            return z, z.new_zeros(len(z))
+        _, height, width = self.shape
+        side, rows, columns = self.side, height // self.side, width // self.side
+        image = z.unflatten(1, self.shape)
+        # What is beyond the last whole square is left.
+        squares = (
+            image[:, :, : rows * side, : columns * side]
+            .unflatten(3, (columns, side))
+            .unflatten(2, (rows, side))
+        )
+        sums = squares.sum((3, 5), keepdim=True)
+        left = (squares - sums / side**2).square_().sum((1, 2, 3, 4, 5))
+        left += image[:, :, rows * side :].square().sum((1, 2, 3))
+        left += image[:, :, : rows * side, columns * side :].square().sum((1, 2, 3))
+        return (sums / side).flatten(1), left
 
     @classmethod
-    def fit(cls, x: Tensor) -> Basis:
-        """The principal directions of some vectors, x of shape (n, ...).
+    def fit(cls, x: Tensor, directions: int = DIRECTIONS) -> Basis:
+        """The principal directions of some vectors or images, x of shape (n, ...), at most so many.
 
         Any orthonormal directions give valid bounds; these give sharp ones on data like x.
         """
-        x = x.flatten(1).to("cpu", torch.float64)
+        shape, x = tuple(x.shape[1:]), x.flatten(1).to("cpu")
         count, size = x.shape
-        centre = x.mean(0)
-        largest = float((x - centre).abs().max())
+        centre = x.mean(0, dtype=torch.float64)
+        largest = float(torch.stack([(row - centre).abs().max() for row in x]).max())
         exponent = -math.frexp(largest)[1] if math.isfinite(largest) else 0
         exponent = max(-_EXPONENT, min(_EXPONENT, exponent))
-        if size <= 2 * DIRECTIONS:
+        if size <= WHOLE:
             return cls(centre, None, exponent, gamma(8))
-        z = (x - centre) * math.ldexp(1.0, exponent)
-        width = min(DIRECTIONS, count - 1) if math.isfinite(largest) else 0
+        side = _square_side(shape)
+        plain = cls(centre, None, exponent, 0.0, shape if side > 1 else (), side)
+        z = torch.cat([plain._averages(plain.centred(part))[0] for part in x.split(64)])
+        width = min(directions, count - 1, z.shape[1] // 2) if math.isfinite(largest) else 0
         _, vectors = torch.linalg.eigh(z @ z.T) if width else (None, z.new_zeros(count, 0))
-        directions, _ = torch.linalg.qr(z.T @ vectors[:, count - width :])
-        return cls(centre, directions, exponent, _feature_error(directions))
+        # The largest first, so that the first coordinates are the best few.
+        found, _ = torch.linalg.qr(z.T @ vectors[:, count - width :].flip(1))
+        return replace(plain, directions=found, error=_feature_error(found, size, side))
 
 
-def _feature_error(directions: Tensor) -> float:
-    """`Basis.error` for directions (D, k) that are orthonormal up to rounding.
+def _feature_error(directions: Tensor, size: int, side: int) -> float:
+    """`Basis.error` for directions (W, k) that are orthonormal up to rounding, among averages of vectors (D).
 
-    With η ≥ ‖QᵀQ − I‖, the polar factor of Q, which is orthonormal, is within η of Q. The error of Qᵀz is at most
-    γ_D |Q|ᵀ|z|, of norm ≤ √k γ_D ‖z‖, and that of Qc at most √k γ_k ‖c‖; centring adds u‖z‖, the sum of squares
-    γ_D s. So ĉ is within e = η + √k γ_{D+k+8} and ŝ within 3.1 e of theirs, relative to ‖z‖; 5 e leaves room.
+    With η ≥ ‖QᵀQ − I‖, the polar factor of Q, which is orthonormal, is within η of Q. The error of Qᵀw is at most
+    γ_W |Q|ᵀ|w|, of norm ≤ √k γ_W ‖w‖, and that of Qc at most √k γ_k ‖c‖; averages w of side² numbers have an error
+    of norm ≤ γ_{side² + 2} ‖z‖, and so has what is left of z; centring adds u‖z‖, the sum of squares γ_D s.
+    So ĉ is within e = η + √k γ_{D + W + k + 2 side² + 16} and ŝ within 3.1 e of theirs, relative to ‖z‖; 5 e leaves room.
     """
-    size, width = directions.shape
+    averages, width = directions.shape
     defect = directions.T @ directions - torch.eye(width, dtype=torch.float64)
-    eta = float(defect.norm()) * (1 + gamma(width * width)) + 1.01 * width * gamma(size)
-    return 5 * (eta + math.sqrt(max(width, 1)) * gamma(size + width + 8))
+    eta = float(defect.norm()) * (1 + gamma(width * width)) + 1.01 * width * gamma(averages)
+    return 5 * (eta + math.sqrt(max(width, 1)) * gamma(size + averages + width + 2 * side**2 + 16))
