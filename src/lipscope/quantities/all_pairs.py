@@ -40,7 +40,7 @@ KEPT = 16
 """Pairs kept for a re-evaluation of the network."""
 
 _BLOCK = 512
-_DIRECT = 64  # a direct difference costs as much as so many products of vectors of that length
+_DIRECT = 256  # a direct difference costs as much as so many products of vectors of that length
 _PIECE = 4096  # entries of an inner product that are summed in low precision
 _CACHE = 2**30  # bytes of whole vectors of blocks, for each side
 _GATHERED = 2**26  # bytes of vectors that are compared by direct differences at once
@@ -338,7 +338,7 @@ class _Search:
             self.found.bounded += int(alive.sum())
             first, second, near = i[part][alive], j[part][alive], near[alive]
             for piece in _runs(len(first), max(1, _GATHERED // (16 * max(1, length)))):
-                exact = _direct(y.read, first[piece], second[piece])
+                exact = _direct(y.read(first[piece].tolist()), y.read(second[piece].tolist()))
                 steep = ~(exact * (1 + gamma(length + 8)) <= near[piece] * self.threshold)
                 self.waiting.add(first[piece][steep], second[piece][steep], near[piece][steep], exact[steep])
 
@@ -372,7 +372,10 @@ class _Search:
                 self._score(i[chosen[part]], j[chosen[part]], far[chosen[part]])
 
     def _score(self, i: Tensor, j: Tensor, far: Tensor) -> None:
-        distance = _direct(self.read, i, j)
+        # Each input is read once.
+        needed, where = torch.unique(torch.cat([i, j]), return_inverse=True)
+        x = self.read(needed.tolist())
+        distance = _direct(x[where[: len(i)]], x[where[len(i) :]])
         ratio = far / distance
         allowance = WITNESS_ROUNDING * ((self.norms[i] + self.norms[j]) / distance + ratio)
         self.found.add(i, j, torch.where(distance > 0, ratio - allowance, -math.inf))
@@ -470,11 +473,11 @@ class _Cache:
         return found
 
 
-def _direct(read: Reader, i: Tensor, j: Tensor) -> Tensor:
-    """‖v_i − v_j‖ for pairs of indices, each vector read once."""
-    needed, where = torch.unique(torch.cat([i, j]), return_inverse=True)
-    vectors = read(needed.tolist()).flatten(1).to("cpu", torch.float64)
-    distances: Tensor = torch.linalg.vector_norm(vectors[where[: len(i)]] - vectors[where[len(i) :]], dim=1)
+def _direct(a: Tensor, b: Tensor) -> Tensor:
+    """‖a_n − b_n‖ of rows, in float64."""
+    difference = a.flatten(1).to("cpu", torch.float64, copy=True)
+    difference -= b.flatten(1).to("cpu")
+    distances: Tensor = torch.linalg.vector_norm(difference, dim=1)
     return distances
 
 

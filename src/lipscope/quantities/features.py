@@ -30,9 +30,10 @@ WHOLE = 128
 PILOT = 2
 """Vectors that directions are fitted to, for each direction."""
 _FEWEST = 32
-_SHARE = 1 / 20  # of the cost of plain products that features may cost
+_SHARE = 1 / 40  # of the cost of plain products that features may cost
 _AVERAGES = 4096  # averages of squares that an image has, at most
 _PILOT_BYTES = 2**29  # of vectors that directions are fitted to
+_FEW = 4
 _EXPONENT = 1000
 
 
@@ -44,7 +45,7 @@ def direction_count(count: int, shape: Sequence[int], total: int) -> int:
     size = math.prod(shape)
     averages = _square_count(shape, _square_side(shape))
     paid = _SHARE * count * total / (4 * max(1, averages))
-    most = min(DIRECTIONS, count // PILOT, _PILOT_BYTES // (8 * PILOT * max(1, size)))
+    most = min(DIRECTIONS, count // 8, _PILOT_BYTES // (8 * PILOT * max(1, size)))
     return max(1, min(most, max(_FEWEST, int(paid))))
 
 
@@ -94,37 +95,41 @@ class Basis:
 
     def centred(self, x: Tensor) -> Tensor:
         """2^exponent·(x − μ) in float64, shape (B, D), for x of shape (B, ...)."""
-        return (x.flatten(1).to(torch.float64) - self.centre.to(x.device)) * math.ldexp(1.0, self.exponent)
+        z = x.flatten(1).to(torch.float64, copy=True)
+        z -= self.centre.to(x.device)
+        z *= math.ldexp(1.0, self.exponent)
+        return z
 
     def features(self, x: Tensor) -> Tensor:
         """(c, s) of each vector, shape (B, k + 1), for x of shape (B, ...)."""
-        z = self.centred(x)
         if self.directions is None:
+            z = self.centred(x)
             return torch.cat([z, z.new_zeros(len(z), 1)], 1)
-        averages, rest = self._averages(z)
-        directions = self.directions.to(z.device)
+        averages, rest = self._averages(x)
+        directions = self.directions.to(x.device)
         c = averages @ directions
         rest += (averages - c @ directions.T).square_().sum(1)
         return torch.cat([c, rest.sqrt_()[:, None]], 1)
 
-    def _averages(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """Coordinates (B, W) of centred images (B, D) along unit vectors constant on squares, and the square left."""
+    def _averages(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Coordinates (B, W) of centred images (B, ...) along unit vectors constant on squares, and the square left."""
         if self.side == 1:
+            z = self.centred(x)
             return z, z.new_zeros(len(z))
+        # A few images at once stay in the processor's cache.
+        averages, left = zip(*(self._averages_of_images(few) for few in x.split(_FEW)), strict=True)
+        return torch.cat(averages), torch.cat(left)
+
+    def _averages_of_images(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        z = self.centred(x)
         _, height, width = self.shape
         side, rows, columns = self.side, height // self.side, width // self.side
-        image = z.unflatten(1, self.shape)
         # What is beyond the last whole square is left.
-        squares = (
-            image[:, :, : rows * side, : columns * side]
-            .unflatten(3, (columns, side))
-            .unflatten(2, (rows, side))
-        )
-        sums = squares.sum((3, 5), keepdim=True)
-        left = (squares - sums / side**2).square_().sum((1, 2, 3, 4, 5))
-        left += image[:, :, rows * side :].square().sum((1, 2, 3))
-        left += image[:, :, : rows * side, columns * side :].square().sum((1, 2, 3))
-        return (sums / side).flatten(1), left
+        image = z.unflatten(1, self.shape)[:, :, : rows * side, : columns * side]
+        sums = image.unflatten(2, (rows, side)).sum(3).unflatten(3, (columns, side)).sum(4)
+        averages = (sums / side).flatten(1)
+        left = torch.linalg.vector_norm(z, dim=1).square() - averages.square().sum(1)
+        return averages, left.clamp_min_(0)
 
     @classmethod
     def fit(cls, x: Tensor, directions: int = DIRECTIONS) -> Basis:
@@ -134,15 +139,18 @@ class Basis:
         """
         shape, x = tuple(x.shape[1:]), x.flatten(1).to("cpu")
         count, size = x.shape
-        centre = x.mean(0, dtype=torch.float64)
-        largest = float(torch.stack([(row - centre).abs().max() for row in x]).max())
+        centre = x.new_zeros(size, dtype=torch.float64)
+        for few in x.split(_FEW):
+            centre += few.to(torch.float64).sum(0)
+        centre /= count
+        largest = float(torch.stack([torch.linalg.vector_norm(row - centre, math.inf) for row in x]).max())
         exponent = -math.frexp(largest)[1] if math.isfinite(largest) else 0
         exponent = max(-_EXPONENT, min(_EXPONENT, exponent))
         if size <= WHOLE:
             return cls(centre, None, exponent, gamma(8))
         side = _square_side(shape)
         plain = cls(centre, None, exponent, 0.0, shape if side > 1 else (), side)
-        z = torch.cat([plain._averages(plain.centred(part))[0] for part in x.split(64)])
+        z, _ = plain._averages(x)
         width = min(directions, count - 1, z.shape[1] // 2) if math.isfinite(largest) else 0
         _, vectors = torch.linalg.eigh(z @ z.T) if width else (None, z.new_zeros(count, 0))
         # The largest first, so that the first coordinates are the best few.
@@ -155,10 +163,13 @@ def _feature_error(directions: Tensor, size: int, side: int) -> float:
 
     With η ≥ ‖QᵀQ − I‖, the polar factor of Q, which is orthonormal, is within η of Q. The error of Qᵀw is at most
     γ_W |Q|ᵀ|w|, of norm ≤ √k γ_W ‖w‖, and that of Qc at most √k γ_k ‖c‖; averages w of side² numbers have an error
-    of norm ≤ γ_{side² + 2} ‖z‖, and so has what is left of z; centring adds u‖z‖, the sum of squares γ_D s.
-    So ĉ is within e = η + √k γ_{D + W + k + 2 side² + 16} and ŝ within 3.1 e of theirs, relative to ‖z‖; 5 e leaves room.
+    of norm ≤ γ_{side² + 2} ‖z‖; centring adds u‖z‖, the sum of squares γ_W s. So ĉ is within
+    e = η + √k γ_{D + W + k + side² + 16} and ŝ, if it comes from squares alone, within 3.1 e of theirs, relative to ‖z‖;
+    5 e leaves room. Of images, ‖z‖² − ‖w‖² has an error of 2 γ_{D + side² + 16} ‖z‖² at most, which moves the root
+    of any sum with it by no more than the root of that.
     """
     averages, width = directions.shape
     defect = directions.T @ directions - torch.eye(width, dtype=torch.float64)
     eta = float(defect.norm()) * (1 + gamma(width * width)) + 1.01 * width * gamma(averages)
-    return 5 * (eta + math.sqrt(max(width, 1)) * gamma(size + averages + width + 2 * side**2 + 16))
+    error = 5 * (eta + math.sqrt(max(width, 1)) * gamma(size + averages + width + side**2 + 16))
+    return error if side == 1 else error + math.sqrt(2.1 * gamma(size + side**2 + 16))
