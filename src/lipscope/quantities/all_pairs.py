@@ -31,7 +31,7 @@ import torch
 from torch import Tensor
 
 from ..progress import Progress, silent
-from ..rounding import gamma
+from ..rounding import UNIT, gamma
 from .checkpoint import Checkpoint, Clock, State, no_checkpoint
 from .features import Basis
 from .witness import WITNESS_ROUNDING
@@ -61,11 +61,13 @@ class Side:
         basis: of the features.
         features: shape (N, k + 1), float64.
         read: the whole vectors of some samples, shape (n, ...).
+        averages: `Basis.averages` of images, rounded to float32, shape (N, W + 1).
     """
 
     basis: Basis
     features: Tensor
     read: Reader
+    averages: Tensor | None = None
 
 
 @dataclass
@@ -340,7 +342,27 @@ class _Search:
             for piece in _runs(len(first), max(1, _GATHERED // (16 * max(1, length)))):
                 exact = _direct(y.read(first[piece].tolist()), y.read(second[piece].tolist()))
                 steep = ~(exact * (1 + gamma(length + 8)) <= near[piece] * self.threshold)
-                self.waiting.add(first[piece][steep], second[piece][steep], near[piece][steep], exact[steep])
+                self._refine(first[piece][steep], second[piece][steep], near[piece][steep], exact[steep])
+
+    def _refine(self, i: Tensor, j: Tensor, near: Tensor, far: Tensor) -> None:
+        """Bound the distances of images by all averages; the pairs left wait for their inputs."""
+        if (averages := self.inputs.averages) is not None:
+            difference = averages[i].double() - averages[j].double()
+            squares = self.squares_x
+            slack = (
+                1.01
+                * (self.inputs.basis.error + 2 * _SINGLE * UNIT)
+                * (squares[i].sqrt() + squares[j].sqrt())
+            )
+            low = torch.linalg.vector_norm(difference, dim=1) * (1 - gamma(averages.shape[1] + 8))
+            # What float32 may have lost to underflow is less than the constant; what overflowed bounds nothing.
+            low = (low - slack - 2.0**-100).nan_to_num(0.0, 0.0, 0.0) * math.ldexp(
+                1.0, -self.inputs.basis.exponent
+            )
+            near = torch.maximum(near, low)
+            alive = ~(far * (1 + gamma(self.outputs.basis.centre.numel() + 8)) <= near * self.threshold)
+            i, j, near, far = i[alive], j[alive], near[alive], far[alive]
+        self.waiting.add(i, j, near, far)
 
     def _distances(self, side: Side, squares: Tensor, i: Tensor, j: Tensor) -> tuple[Tensor, Tensor]:
         """Bounds of ‖v_i − v_j‖ from direct differences of features, in units of the vectors."""
@@ -357,9 +379,7 @@ class _Search:
         """Scores of the waiting pairs by direct differences, steepest first; inputs are read where b leaves it open."""
         i, j, near, far = self.waiting.take()
         size = max(1, self.inputs.basis.centre.numel())
-        order = (
-            (far / self._likely_distances(i, j)).nan_to_num(math.inf).argsort(descending=True, stable=True)
-        )
+        order = (far / near).nan_to_num(math.inf).argsort(descending=True, stable=True)
         start, length = 0, 4
         while start < len(order):
             chosen = order[start : start + length]
@@ -380,15 +400,6 @@ class _Search:
         allowance = WITNESS_ROUNDING * ((self.norms[i] + self.norms[j]) / distance + ratio)
         self.found.add(i, j, torch.where(distance > 0, ratio - allowance, -math.inf))
         self.found.compared += len(i)
-
-    def _likely_distances(self, i: Tensor, j: Tensor) -> Tensor:
-        """Distances of inputs if they are orthogonal beyond the subspace: an estimate, which proves nothing."""
-        parts = []
-        for part in _runs(len(i), max(1, _GATHERED // (8 * self.inputs.basis.width))):
-            a, b = self.inputs.features[i[part]], self.inputs.features[j[part]]
-            inside = (a[:, :-1] - b[:, :-1]).square().sum(1)
-            parts.append((inside + a[:, -1].square() + b[:, -1].square()).sqrt())
-        return torch.cat(parts) if parts else torch.empty(0, dtype=torch.float64)
 
 
 class _Waiting:

@@ -120,12 +120,16 @@ class _Shared:
 
 @dataclass(frozen=True)
 class _Rows:
-    """One row a sample: outputs (N, d) and features (N, k + 1) of the inputs in `basis`, float64, and digests."""
+    """One row a sample: outputs (N, d) and features (N, k + 1) of the inputs in `basis`, float64, and digests.
+
+    Of images also averages, float32 (N, W + 1).
+    """
 
     basis: Basis
     outputs: np.ndarray
     features: np.ndarray
     digests: np.ndarray
+    averages: np.ndarray | None
 
 
 def _evaluate(
@@ -148,6 +152,7 @@ def _evaluate(
         store.array("outputs", (count, length), np.float64),
         store.array("inputs", (count, basis.width), np.float64),
         store.array("digests", (count, _DIGEST), np.uint8),
+        store.array("averages", (count, basis.averaged + 1), np.float32) if basis.averaged else None,
     )
     saved = checkpoint.load("empirical.samples")
     done = int(saved["done"]) if saved is not None and not store.fresh else 0
@@ -155,7 +160,9 @@ def _evaluate(
     chunks = [(start, min(start + CHUNK, count)) for start in range(done, count, CHUNK)]
     clock = Clock()
     for (start, stop), part in zip(chunks, engine.map(_evaluate_chunk, shared, chunks), strict=True):
-        rows.outputs[start:stop], rows.features[start:stop], rows.digests[start:stop] = part
+        rows.outputs[start:stop], rows.features[start:stop], rows.digests[start:stop], averages = part
+        if rows.averages is not None:
+            rows.averages[start:stop] = averages
         if clock.due() or stop == count:
             store.flush()
             checkpoint.save("empirical.samples", done=np.array(stop))
@@ -163,18 +170,22 @@ def _evaluate(
     return rows
 
 
-def _evaluate_chunk(shared: _Shared, chunk: tuple[int, int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Outputs, features and digests of the samples start ≤ i < stop."""
-    outputs, features, digests = [], [], []
+def _evaluate_chunk(shared: _Shared, chunk: tuple[int, int]) -> tuple[np.ndarray | None, ...]:
+    """Outputs, features, digests and averages of the samples start ≤ i < stop."""
+    outputs, features, digests, averages = [], [], [], []
     for start in range(*chunk, shared.batch_size):
         x = shared.samples.batch(range(start, min(start + shared.batch_size, chunk[1])))
         # Adding 0 turns −0 into 0, which compares equal.
         digests += [_digest(sample + 0.0) for sample in x]
         x = x.to(shared.device)
-        features.append(shared.basis.features(x).cpu())
+        of_images = shared.basis.averages(x)
+        features.append(shared.basis.features_of(of_images).cpu())
+        if shared.basis.averaged:
+            averages.append(of_images.float().cpu())
         outputs.append(shared.graph.evaluate(x.to(torch.float64)).flatten(1).cpu())
     table = np.frombuffer(b"".join(digests), np.uint8).reshape(-1, _DIGEST)
-    return torch.cat(outputs).numpy(), torch.cat(features).numpy(), table
+    kept = torch.cat(averages).numpy() if averages else None
+    return torch.cat(outputs).numpy(), torch.cat(features).numpy(), table, kept
 
 
 def _digest(sample: Tensor) -> bytes:
@@ -224,9 +235,17 @@ def _search(
         part = slice(start, min(start + CHUNK, count))
         y = outputs(range(part.start, part.stop))
         features[part], norms[part] = basis.features(y), torch.linalg.vector_norm(y, dim=1)
-    of_inputs = rows.features if count == len(rows.features) else rows.features[distinct]
+    everything = count == len(rows.features)
+    of_inputs, averages = (
+        v if v is None or everything else v[distinct] for v in (rows.features, rows.averages)
+    )
     return largest_ratios(
-        Side(rows.basis, torch.from_numpy(of_inputs), inputs),
+        Side(
+            rows.basis,
+            torch.from_numpy(of_inputs),
+            inputs,
+            None if averages is None else torch.from_numpy(averages),
+        ),
         Side(basis, features, outputs),
         norms,
         device=device,

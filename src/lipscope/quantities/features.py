@@ -71,7 +71,7 @@ class Basis:
             among the numbers of a vector (W = D); None if Q is the identity.
         exponent: features are those of 2^exponent·x, so that squares neither overflow nor vanish.
         error: features (ĉ, ŝ) as computed are within error·‖x − μ‖ of the features (c, s) of exactly
-            orthonormal directions, those nearest to Q.
+            orthonormal directions, those nearest to Q; and so are averages of exact ones.
         shape: of an image, (channels, height, width), if it is averaged over squares of pixels.
         side: of these squares.
     """
@@ -89,6 +89,11 @@ class Basis:
         return (len(self.centre) if self.directions is None else self.directions.shape[1]) + 1
 
     @property
+    def averaged(self) -> int:
+        """How many averages an image has; 0 for vectors that are not averaged."""
+        return _square_count(self.shape, self.side) if self.side > 1 else 0
+
+    @property
     def whole(self) -> bool:
         """Whether features are the vectors themselves, so that both bounds are the distance."""
         return self.directions is None
@@ -102,25 +107,30 @@ class Basis:
 
     def features(self, x: Tensor) -> Tensor:
         """(c, s) of each vector, shape (B, k + 1), for x of shape (B, ...)."""
-        if self.directions is None:
-            z = self.centred(x)
-            return torch.cat([z, z.new_zeros(len(z), 1)], 1)
-        averages, rest = self._averages(x)
-        directions = self.directions.to(x.device)
-        c = averages @ directions
-        rest += (averages - c @ directions.T).square_().sum(1)
-        return torch.cat([c, rest.sqrt_()[:, None]], 1)
+        return self.features_of(self.averages(x))
 
-    def _averages(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Coordinates (B, W) of centred images (B, ...) along unit vectors constant on squares, and the square left."""
+    def features_of(self, averages: Tensor) -> Tensor:
+        """(c, s) from `averages`."""
+        if self.directions is None:
+            return averages
+        w, left = averages[:, :-1], averages[:, -1:]
+        c = w @ self.directions.to(w.device)
+        square = left.square() + w.square().sum(1, keepdim=True) - c.square().sum(1, keepdim=True)
+        return torch.cat([c, square.clamp_min_(0).sqrt_()], 1)
+
+    def averages(self, x: Tensor) -> Tensor:
+        """Coordinates of 2^exponent·(x − μ) along unit vectors constant on squares, and the norm of what is left.
+
+        These bound distances as features do, more sharply. Shape (B, W + 1); vectors that are not averaged are all
+        coordinates, and nothing is left.
+        """
         if self.side == 1:
             z = self.centred(x)
-            return z, z.new_zeros(len(z))
+            return torch.cat([z, z.new_zeros(len(z), 1)], 1)
         # A few images at once stay in the processor's cache.
-        averages, left = zip(*(self._averages_of_images(few) for few in x.split(_FEW)), strict=True)
-        return torch.cat(averages), torch.cat(left)
+        return torch.cat([self._averages_of_images(few) for few in x.split(_FEW)])
 
-    def _averages_of_images(self, x: Tensor) -> tuple[Tensor, Tensor]:
+    def _averages_of_images(self, x: Tensor) -> Tensor:
         z = self.centred(x)
         _, height, width = self.shape
         side, rows, columns = self.side, height // self.side, width // self.side
@@ -128,8 +138,10 @@ class Basis:
         image = z.unflatten(1, self.shape)[:, :, : rows * side, : columns * side]
         sums = image.unflatten(2, (rows, side)).sum(3).unflatten(3, (columns, side)).sum(4)
         averages = (sums / side).flatten(1)
-        left = torch.linalg.vector_norm(z, dim=1).square() - averages.square().sum(1)
-        return averages, left.clamp_min_(0)
+        left = torch.linalg.vector_norm(z, dim=1, keepdim=True).square() - averages.square().sum(
+            1, keepdim=True
+        )
+        return torch.cat([averages, left.clamp_min_(0).sqrt_()], 1)
 
     @classmethod
     def fit(cls, x: Tensor, directions: int = DIRECTIONS) -> Basis:
@@ -150,7 +162,7 @@ class Basis:
             return cls(centre, None, exponent, gamma(8))
         side = _square_side(shape)
         plain = cls(centre, None, exponent, 0.0, shape if side > 1 else (), side)
-        z, _ = plain._averages(x)
+        z = plain.averages(x)[:, :-1]
         width = min(directions, count - 1, z.shape[1] // 2) if math.isfinite(largest) else 0
         _, vectors = torch.linalg.eigh(z @ z.T) if width else (None, z.new_zeros(count, 0))
         # The largest first, so that the first coordinates are the best few.
@@ -162,14 +174,13 @@ def _feature_error(directions: Tensor, size: int, side: int) -> float:
     """`Basis.error` for directions (W, k) that are orthonormal up to rounding, among averages of vectors (D).
 
     With η ≥ ‖QᵀQ − I‖, the polar factor of Q, which is orthonormal, is within η of Q. The error of Qᵀw is at most
-    γ_W |Q|ᵀ|w|, of norm ≤ √k γ_W ‖w‖, and that of Qc at most √k γ_k ‖c‖; averages w of side² numbers have an error
-    of norm ≤ γ_{side² + 2} ‖z‖; centring adds u‖z‖, the sum of squares γ_W s. So ĉ is within
-    e = η + √k γ_{D + W + k + side² + 16} and ŝ, if it comes from squares alone, within 3.1 e of theirs, relative to ‖z‖;
-    5 e leaves room. Of images, ‖z‖² − ‖w‖² has an error of 2 γ_{D + side² + 16} ‖z‖² at most, which moves the root
-    of any sum with it by no more than the root of that.
+    γ_W |Q|ᵀ|w|, of norm ≤ √k γ_W ‖w‖; averages w of side² numbers have an error of norm ≤ γ_{side² + 2} ‖z‖; centring
+    adds u‖z‖. So ĉ is within e = η + √k γ_{W + k + 16} + γ_{D + side² + 16} of its own, relative to ‖z‖, with room.
+    What is left is a root of differences of squared norms, each with an error ≤ (2e + γ_{D + 8}) ‖z‖² ≤ 3e‖z‖², at
+    most three of them; it moves by no more than the root of the sum of errors, 3 √e.
     """
     averages, width = directions.shape
     defect = directions.T @ directions - torch.eye(width, dtype=torch.float64)
     eta = float(defect.norm()) * (1 + gamma(width * width)) + 1.01 * width * gamma(averages)
-    error = 5 * (eta + math.sqrt(max(width, 1)) * gamma(size + averages + width + side**2 + 16))
-    return error if side == 1 else error + math.sqrt(2.1 * gamma(size + side**2 + 16))
+    e = eta + math.sqrt(width) * gamma(averages + width + 16) + gamma(size + side**2 + 16)
+    return 1.01 * e + 3.01 * math.sqrt(e)
