@@ -330,39 +330,37 @@ class _Search:
     # ---- direct differences ----
 
     def _await(self, i: Tensor, j: Tensor) -> None:
-        """Bound pairs by all features and then by outputs; those left wait for their inputs."""
+        """Bound pairs by all features, averages and outputs; those left wait for their inputs."""
         x, y = self.inputs, self.outputs
         length = y.basis.centre.numel()
-        for part in _runs(len(i), max(1, _GATHERED // (8 * (x.basis.width + y.basis.width)))):
-            near, _ = self._distances(x, self.squares_x, i[part], j[part])
-            _, far = self._distances(y, self.squares_y, i[part], j[part])
+        widest = x.basis.width + y.basis.width + x.basis.averaged
+        for part in _runs(len(i), max(1, _GATHERED // (8 * widest))):
+            first, second = i[part], j[part]
+            near, _ = self._distances(x, self.squares_x, first, second)
+            _, far = self._distances(y, self.squares_y, first, second)
             alive = ~(far <= near * self.threshold)
-            self.found.bounded += int(alive.sum())
-            first, second, near = i[part][alive], j[part][alive], near[alive]
+            first, second, near, far = first[alive], second[alive], near[alive], far[alive]
+            if x.averages is not None:
+                near = torch.maximum(near, self._distances_of_averages(x.averages, first, second))
+                alive = ~(far <= near * self.threshold)
+                first, second, near = first[alive], second[alive], near[alive]
+            self.found.bounded += len(first)
             for piece in _runs(len(first), max(1, _GATHERED // (16 * max(1, length)))):
-                exact = _direct(y.read(first[piece].tolist()), y.read(second[piece].tolist()))
+                ends = first[piece], second[piece]
+                exact = _direct(*(y.read(end.tolist()) for end in ends))
                 steep = ~(exact * (1 + gamma(length + 8)) <= near[piece] * self.threshold)
-                self._refine(first[piece][steep], second[piece][steep], near[piece][steep], exact[steep])
+                self.waiting.add(ends[0][steep], ends[1][steep], near[piece][steep], exact[steep])
 
-    def _refine(self, i: Tensor, j: Tensor, near: Tensor, far: Tensor) -> None:
-        """Bound the distances of images by all averages; the pairs left wait for their inputs."""
-        if (averages := self.inputs.averages) is not None:
-            difference = averages[i].double() - averages[j].double()
-            squares = self.squares_x
-            slack = (
-                1.01
-                * (self.inputs.basis.error + 2 * _SINGLE * UNIT)
-                * (squares[i].sqrt() + squares[j].sqrt())
-            )
-            low = torch.linalg.vector_norm(difference, dim=1) * (1 - gamma(averages.shape[1] + 8))
-            # What float32 may have lost to underflow is less than the constant; what overflowed bounds nothing.
-            low = (low - slack - 2.0**-100).nan_to_num(0.0, 0.0, 0.0) * math.ldexp(
-                1.0, -self.inputs.basis.exponent
-            )
-            near = torch.maximum(near, low)
-            alive = ~(far * (1 + gamma(self.outputs.basis.centre.numel() + 8)) <= near * self.threshold)
-            i, j, near, far = i[alive], j[alive], near[alive], far[alive]
-        self.waiting.add(i, j, near, far)
+    def _distances_of_averages(self, averages: Tensor, i: Tensor, j: Tensor) -> Tensor:
+        """Lower bounds of ‖x_i − x_j‖ from all averages of two images."""
+        squares = self.squares_x
+        slack = (
+            1.01 * (self.inputs.basis.error + 2 * _SINGLE * UNIT) * (squares[i].sqrt() + squares[j].sqrt())
+        )
+        low = _direct(averages[i], averages[j]) * (1 - gamma(averages.shape[1] + 8))
+        # What float32 lost to underflow is less than the constant; what overflowed bounds nothing.
+        low = (low - slack - 2.0**-100).nan_to_num(0.0, 0.0, 0.0).clamp_min(0)
+        return low * math.ldexp(1.0, -self.inputs.basis.exponent)
 
     def _distances(self, side: Side, squares: Tensor, i: Tensor, j: Tensor) -> tuple[Tensor, Tensor]:
         """Bounds of ‖v_i − v_j‖ from direct differences of features, in units of the vectors."""
