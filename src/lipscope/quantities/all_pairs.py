@@ -190,7 +190,9 @@ class _Search:
 
         def cost(prefix: tuple[int, int]) -> float:
             alive = ~(t * far[prefix[1]] <= tb2 * near[prefix[0]])
-            return sum(prefix) + numbers * _DIRECT * float(alive.double().mean())
+            # As `visit` goes on: the features of each pair, or products of the outputs.
+            then = numbers * _DIRECT * float(alive.double().mean())
+            return sum(prefix) + min(then, self.outputs.basis.centre.numel())
 
         return min(((of_x, of_y) for of_x in near for of_y in far), key=cost)
 
@@ -311,7 +313,9 @@ class _Search:
         """What products of the whole outputs, then inputs, leave of a block."""
         if self.inputs.basis.whole and self.outputs.basis.whole:
             return alive
-        few = alive.numel() / _DIRECT
+        # Where averages tell inputs apart, many pairs are compared by them for the price of one product.
+        averages, size = self.inputs.averages, self.inputs.basis.centre.numel()
+        few = alive.numel() / _DIRECT * (1 if averages is None else size / averages.shape[1])
         t, tb2 = self._factors()
         for precise in (False, True):
             far, error = self.whole_y.squared_distances(rows, columns, precise)
