@@ -306,8 +306,8 @@ def test_smooth_images_are_told_apart_by_averages() -> None:
     assert basis.side == 4
     assert basis.averaged == 3 * 24 * 24
     averages = basis.averages(x)
-    for kept in (averages.float(), None):
-        of_inputs = Side(basis, basis.features_of(averages), lambda indices: x[list(indices)], kept)
+    for kept in (lambda i: averages[list(i)].float(), None):
+        of_inputs = Side(basis, basis.features_of(averages), lambda i: x[list(i)], kept)
         found = largest_ratios(of_inputs, sides(y, y)[1], y.norm(dim=1))
         assert found.pairs[0][:2] == divmod(int(expected.argmax()), len(x))
         assert found.pairs[0][2] == pytest.approx(float(expected.max()), rel=1e-9)
@@ -352,7 +352,7 @@ def test_the_slack_of_bounds_is_what_keeps_near_pairs(monkeypatch: pytest.Monkey
         basis, of_outputs = Basis.fit(x[:100], 8), Basis.fit(y)
         assert basis.averaged == 16
         averages = basis.averages(x)
-        kept = averages.float() if stage == "averages" else None
+        kept = (lambda i: averages[list(i)].float()) if stage == "averages" else None
         if careless and stage == "features":
             basis = dataclasses.replace(basis, error=0.0)
         inputs = Side(basis, basis.features_of(averages), lambda indices: x[list(indices)], kept)
@@ -362,10 +362,10 @@ def test_the_slack_of_bounds_is_what_keeps_near_pairs(monkeypatch: pytest.Monkey
 
     assert all(right(seed, False) for seed in range(8))
 
-    def careless_distances(
-        search: all_pairs._Search, averages: torch.Tensor, i: torch.Tensor, j: torch.Tensor
-    ):
-        return all_pairs._direct(averages[i], averages[j]) * 2.0**-search.inputs.basis.exponent
+    def careless_distances(search, averages, i: torch.Tensor, j: torch.Tensor) -> torch.Tensor:
+        return (
+            all_pairs._direct(averages(i.tolist()), averages(j.tolist())) * 2.0**-search.inputs.basis.exponent
+        )
 
     # The same search without the slack is wrong.
     if stage == "averages":
@@ -382,12 +382,14 @@ def test_averages_out_of_range_of_float32_bound_nothing() -> None:
     basis = Basis.fit(x[:30], 8)
     averages = basis.averages(x)
     assert not bool(averages.float().isfinite().all())
-    inputs = Side(basis, basis.features_of(averages), lambda indices: x[list(indices)], averages.float())
+    inputs = Side(
+        basis, basis.features_of(averages), lambda i: x[list(i)], lambda i: averages[list(i)].float()
+    )
     found = largest_ratios(inputs, sides(y, y)[1], y.norm(dim=1))
     assert found.pairs[0][:2] == expected
     search = all_pairs._Search(inputs, sides(y, y)[1], y.norm(dim=1), "cpu")
     first, last = torch.tensor([30, 0, 0]), torch.tensor([31, 30, 1])
-    bounds = search._distances_of_averages(averages.float(), first, last)
+    bounds = search._distances_of_averages(inputs.averages, first, last)
     assert bool((bounds[:2] == 0).all())
     assert bool((bounds <= (x[first] - x[last]).flatten(1).norm(dim=1)).all())
 

@@ -44,7 +44,7 @@ _DIRECT = 256  # a direct difference costs as much as so many products of vector
 _PIECE = 4096  # entries of an inner product that are summed in low precision
 _CACHE = 2**30  # bytes of whole vectors of blocks, for each side
 _GATHERED = 2**26  # bytes of vectors that are compared by direct differences at once
-_SUBSET, _SEEDS = 2048, 64
+_SUBSET, _SEEDS = 1024, 64
 _PROBED = 256  # samples whose pairs tell how many features the products should take
 _WAITING = 512  # pairs for which inputs are read together
 _SINGLE = 2**29  # unit roundoff of float32 in units of that of float64
@@ -61,13 +61,13 @@ class Side:
         basis: of the features.
         features: shape (N, k + 1), float64.
         read: the whole vectors of some samples, shape (n, ...).
-        averages: `Basis.averages` of images, rounded to float32, shape (N, W + 1).
+        averages: of some samples, `Basis.averages` of images rounded to float32, shape (n, W + 1).
     """
 
     basis: Basis
     features: Tensor
     read: Reader
-    averages: Tensor | None = None
+    averages: Reader | None = None
 
 
 @dataclass
@@ -314,8 +314,9 @@ class _Search:
         if self.inputs.basis.whole and self.outputs.basis.whole:
             return alive
         # Where averages tell inputs apart, many pairs are compared by them for the price of one product.
-        averages, size = self.inputs.averages, self.inputs.basis.centre.numel()
-        few = alive.numel() / _DIRECT * (1 if averages is None else size / averages.shape[1])
+        basis = self.inputs.basis
+        shorter = 1.0 if self.inputs.averages is None else basis.centre.numel() / basis.averaged
+        few = alive.numel() / _DIRECT * shorter
         t, tb2 = self._factors()
         for precise in (False, True):
             far, error = self.whole_y.squared_distances(rows, columns, precise)
@@ -355,13 +356,15 @@ class _Search:
                 steep = ~(exact * (1 + gamma(length + 8)) <= near[piece] * self.threshold)
                 self.waiting.add(ends[0][steep], ends[1][steep], near[piece][steep], exact[steep])
 
-    def _distances_of_averages(self, averages: Tensor, i: Tensor, j: Tensor) -> Tensor:
+    def _distances_of_averages(self, averages: Reader, i: Tensor, j: Tensor) -> Tensor:
         """Lower bounds of ‖x_i − x_j‖ from all averages of two images."""
         squares = self.squares_x
         slack = (
             1.01 * (self.inputs.basis.error + 2 * _SINGLE * UNIT) * (squares[i].sqrt() + squares[j].sqrt())
         )
-        low = _direct(averages[i], averages[j]) * (1 - gamma(averages.shape[1] + 8))
+        low = _direct(averages(i.tolist()), averages(j.tolist())) * (
+            1 - gamma(self.inputs.basis.averaged + 9)
+        )
         # What float32 lost to underflow is less than the constant; what overflowed bounds nothing.
         low = (low - slack - 2.0**-100).nan_to_num(0.0, 0.0, 0.0).clamp_min(0)
         return low * math.ldexp(1.0, -self.inputs.basis.exponent)

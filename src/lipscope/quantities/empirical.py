@@ -25,7 +25,7 @@ from ..results import Cost, Duplicate, Empirical
 from .all_pairs import Found, Side, largest_ratios
 from .checkpoint import Checkpoint, Clock, no_checkpoint
 from .draws import CHUNK
-from .features import PILOT, Basis, direction_count
+from .features import PILOT, Basis, bytes_of_features, direction_count
 from .scratch import Scratch, scratch
 from .witness import Pair, evaluate_pair
 
@@ -70,7 +70,8 @@ def empirical(
     """
     started = time.perf_counter()
     count, size = len(samples), int(np.prod(graph.output_shape))
-    with scratch(checkpoint, "empirical", 8 * count * size) as store:
+    room = 8 * size + bytes_of_features((size,)) + bytes_of_features(samples.shape)
+    with scratch(checkpoint, "empirical", count * room) as store:
         rows = _evaluate(graph, samples, batch_size, store, progress, checkpoint, engine, device)
         groups = _equal(rows.digests)
         distinct = np.delete(np.arange(count), [i for group in groups for i in group[1:]])
@@ -226,6 +227,10 @@ def _search(
     def inputs(indices: Sequence[int]) -> Tensor:
         return samples.batch(distinct[list(indices)].tolist())
 
+    def averages(indices: Sequence[int]) -> Tensor:
+        assert rows.averages is not None
+        return torch.from_numpy(rows.averages[distinct[list(indices)]])
+
     shape = rows.outputs.shape[1:]
     directions = direction_count(count, shape, shape[0] + int(np.prod(samples.shape)))
     basis = Basis.fit(outputs(_pilot(count, directions)), directions)
@@ -235,16 +240,10 @@ def _search(
         part = slice(start, min(start + CHUNK, count))
         y = outputs(range(part.start, part.stop))
         features[part], norms[part] = basis.features(y), torch.linalg.vector_norm(y, dim=1)
-    everything = count == len(rows.features)
-    of_inputs, averages = (
-        v if v is None or everything else v[distinct] for v in (rows.features, rows.averages)
-    )
+    of_inputs = rows.features if count == len(rows.features) else rows.features[distinct]
     return largest_ratios(
         Side(
-            rows.basis,
-            torch.from_numpy(of_inputs),
-            inputs,
-            None if averages is None else torch.from_numpy(averages),
+            rows.basis, torch.from_numpy(of_inputs), inputs, averages if rows.averages is not None else None
         ),
         Side(basis, features, outputs),
         norms,

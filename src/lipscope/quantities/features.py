@@ -49,6 +49,12 @@ def direction_count(count: int, shape: Sequence[int], total: int) -> int:
     return max(1, min(most, max(_FEWEST, int(paid))))
 
 
+def bytes_of_features(shape: Sequence[int]) -> int:
+    """The room that features of a vector take at most, with the averages of an image."""
+    side = _square_side(shape)
+    return 8 * (DIRECTIONS + 1) + (4 * (_square_count(shape, side) + 1) if side > 1 else 0)
+
+
 def _square_side(shape: Sequence[int]) -> int:
     """The side of the squares of pixels that are averaged; 1 for what is no image."""
     side = 1
