@@ -230,7 +230,7 @@ class _Search:
             [torch.stack([i[best], j[best]]), torch.stack([beside, torch.full_like(beside, last)])], 1
         )
         pairs = torch.unique(torch.tensor(chosen)[pairs.sort(0).values], dim=1)
-        self._await(pairs[0], pairs[1])
+        self._await(*self._bound(pairs[0], pairs[1]))
         self._compute()
 
     def settled(self) -> bool:
@@ -253,10 +253,18 @@ class _Search:
             left = int(alive.sum())
             self.found.projected += left
             numbers = self.inputs.basis.width + self.outputs.basis.width
-            if left * numbers * _DIRECT > alive.numel() * self.outputs.basis.centre.numel():
-                alive = self._compare_whole(rows, block, alive)
-            i, j = alive.nonzero(as_tuple=True)
-            self._await(i.cpu() + rows.start, j.cpu() + block.start)
+            size = alive.numel() * self.outputs.basis.centre.numel()
+            if left * numbers * _DIRECT <= size:
+                pairs = self._bound(*_indices(alive, rows, block))
+                if crowded := len(pairs[0]) > alive.numel() / _DIRECT:
+                    alive = torch.zeros_like(alive)
+                    alive[pairs[0] - rows.start, pairs[1] - block.start] = True
+            else:
+                crowded = True
+            if crowded:
+                pairs = self._bound(*_indices(self._compare_whole(rows, block, alive), rows, block))
+            self.found.bounded += len(pairs[0])
+            self._await(*pairs)
             if len(self.waiting) > _WAITING:
                 self._compute()
         self._compute()
@@ -313,10 +321,7 @@ class _Search:
         """What products of the whole outputs, then inputs, leave of a block."""
         if self.inputs.basis.whole and self.outputs.basis.whole:
             return alive
-        # Where averages tell inputs apart, many pairs are compared by them for the price of one product.
-        basis = self.inputs.basis
-        shorter = 1.0 if self.inputs.averages is None else basis.centre.numel() / basis.averaged
-        few = alive.numel() / _DIRECT * shorter
+        few = alive.numel() / _DIRECT
         t, tb2 = self._factors()
         for precise in (False, True):
             far, error = self.whole_y.squared_distances(rows, columns, precise)
@@ -324,6 +329,8 @@ class _Search:
             if not self.outputs.basis.whole:
                 near = self._left(rows, outputs=False) @ self.right[columns].T
                 alive = alive & ~(gain + near <= 0)
+            if not precise:
+                alive = self._compare_averages(rows, columns, alive, gain, tb2)
             if self.inputs.basis.whole or int(alive.sum()) <= few:
                 break
             near, error = self.whole_x.squared_distances(rows, columns, precise)
@@ -332,29 +339,55 @@ class _Search:
                 break
         return alive
 
+    def _compare_averages(
+        self, rows: slice, columns: slice, alive: Tensor, gain: Tensor, tb2: float
+    ) -> Tensor:
+        """What averages of inputs leave of a block, if this costs less than products of inputs."""
+        basis, averages = self.inputs.basis, self.inputs.averages
+        left = int(alive.sum())
+        if averages is None or left * basis.averaged * _DIRECT > alive.numel() * basis.centre.numel():
+            return alive
+        remaining = torch.zeros_like(alive)
+        scale = math.ldexp(1.0, basis.exponent + self.shift_x)
+        i, j = alive.nonzero(as_tuple=True)
+        for part in _runs(left, max(1, _GATHERED // (8 * basis.averaged))):
+            first, second = i[part], j[part]
+            near = self._distances_of_averages(
+                averages, first.cpu() + rows.start, second.cpu() + columns.start
+            )
+            least = tb2 * (near.to(gain.device) * scale).square() * (1 - gamma(16))
+            remaining[first, second] = ~(gain[first, second] <= least)
+        return remaining
+
     # ---- direct differences ----
 
-    def _await(self, i: Tensor, j: Tensor) -> None:
-        """Bound pairs by all features, averages and outputs; those left wait for their inputs."""
+    def _bound(self, i: Tensor, j: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The pairs that bounds by all features and averages leave, and lower bounds of the distances of inputs."""
         x, y = self.inputs, self.outputs
-        length = y.basis.centre.numel()
+        kept = []
         widest = x.basis.width + y.basis.width + x.basis.averaged
-        for part in _runs(len(i), max(1, _GATHERED // (8 * widest))):
+        # An empty part too, so that there is something to put together.
+        for part in [slice(0, 0), *_runs(len(i), max(1, _GATHERED // (8 * widest)))]:
             first, second = i[part], j[part]
             near, _ = self._distances(x, self.squares_x, first, second)
             _, far = self._distances(y, self.squares_y, first, second)
             alive = ~(far <= near * self.threshold)
             first, second, near, far = first[alive], second[alive], near[alive], far[alive]
-            if x.averages is not None:
+            if x.averages is not None and len(first):
                 near = torch.maximum(near, self._distances_of_averages(x.averages, first, second))
                 alive = ~(far <= near * self.threshold)
                 first, second, near = first[alive], second[alive], near[alive]
-            self.found.bounded += len(first)
-            for piece in _runs(len(first), max(1, _GATHERED // (16 * max(1, length)))):
-                ends = first[piece], second[piece]
-                exact = _direct(*(y.read(end.tolist()) for end in ends))
-                steep = ~(exact * (1 + gamma(length + 8)) <= near[piece] * self.threshold)
-                self.waiting.add(ends[0][steep], ends[1][steep], near[piece][steep], exact[steep])
+            kept.append((first, second, near))
+        i, j, near = (torch.cat(column) for column in zip(*kept, strict=True))
+        return i, j, near
+
+    def _await(self, i: Tensor, j: Tensor, near: Tensor) -> None:
+        """Bound pairs by outputs; those left wait for their inputs."""
+        length, read = self.outputs.basis.centre.numel(), self.outputs.read
+        for part in _runs(len(i), max(1, _GATHERED // (16 * max(1, length)))):
+            far = _direct(read(i[part].tolist()), read(j[part].tolist()))
+            alive = ~(far * (1 + gamma(length + 8)) <= near[part] * self.threshold)
+            self.waiting.add(i[part][alive], j[part][alive], near[part][alive], far[alive])
 
     def _distances_of_averages(self, averages: Reader, i: Tensor, j: Tensor) -> Tensor:
         """Lower bounds of ‖x_i − x_j‖ from all averages of two images."""
@@ -500,6 +533,12 @@ def _direct(a: Tensor, b: Tensor) -> Tensor:
 def _runs(count: int, size: int) -> Iterator[slice]:
     for start in range(0, count, size):
         yield slice(start, min(start + size, count))
+
+
+def _indices(alive: Tensor, rows: slice, columns: slice) -> tuple[Tensor, Tensor]:
+    """The pairs of a block that are left."""
+    i, j = alive.nonzero(as_tuple=True)
+    return i.cpu() + rows.start, j.cpu() + columns.start
 
 
 def _squares(rows: Tensor) -> Tensor:
