@@ -316,6 +316,41 @@ def test_smooth_images_are_told_apart_by_averages() -> None:
             assert found.compared < 60
 
 
+def test_averages_within_a_block_rule_out_no_pair_that_matters(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beside products of outputs, whose error is wider than theirs, averages rule out most pairs of a block."""
+    monkeypatch.setattr(all_pairs, "_SUBSET", 40)
+    monkeypatch.setattr(all_pairs, "_DIRECT", 20)
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(200, 3, 16, 16, generator=generator).repeat_interleave(6, 2).repeat_interleave(6, 3)
+    x += 0.1 * torch.randn(200, 3, 96, 96, generator=generator)
+    y = torch.randn(200, 200, generator=generator, dtype=torch.float64)
+    expected = divmod(int(ratios(x.flatten(1).double(), y).argmax()), len(x))
+    basis = Basis.fit(x[:50], 20)
+    averages = basis.averages(x)
+    inputs = Side(
+        basis, basis.features_of(averages), lambda i: x[list(i)], lambda i: averages[list(i)].float()
+    )
+    within, ruled_out = all_pairs._Search._compare_averages, []
+
+    def counted(search, rows, columns, alive, *arguments):
+        remaining = within(search, rows, columns, alive, *arguments)
+        ruled_out.append(int(alive.sum()) - int(remaining.sum()))
+        assert not bool((remaining & ~alive).any())
+        return remaining
+
+    monkeypatch.setattr(all_pairs._Search, "_compare_averages", counted)
+
+    def found() -> tuple[int, int]:
+        return largest_ratios(inputs, sides(y, y)[1], y.norm(dim=1)).pairs[0][:2]
+
+    assert found() == expected
+    assert sum(ruled_out) > 500
+    # A bound that is somewhat too large there loses the pair.
+    distances = all_pairs._Search._distances_of_averages
+    monkeypatch.setattr(all_pairs._Search, "_distances_of_averages", lambda *a: 1.2 * distances(*a))
+    assert found() != expected
+
+
 def test_few_coordinates_are_multiplied_where_more_say_nothing() -> None:
     generator = torch.Generator().manual_seed(0)
     noise = torch.randn(3000, 500, generator=generator, dtype=torch.float64)
