@@ -9,6 +9,7 @@ all pairs of blocks, inputs and outputs, in memory; timed on some blocks and sca
 from __future__ import annotations
 
 import argparse
+import math
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -21,10 +22,9 @@ from torch import Tensor
 
 import lipscope
 from lipscope.quantities.all_pairs import Side, largest_ratios
-from lipscope.quantities.features import Basis
+from lipscope.quantities.features import PILOT, Basis, direction_count
 
 _BLOCK = 256
-_PILOT = 256
 WIDTHS = (26, 8, 10, 10, 10, 10, 10, 12, 12, 12)
 
 
@@ -98,20 +98,32 @@ def compare(name: str, read: Callable[[Sequence[int]], Tensor], y: Tensor) -> No
     """One line of the table."""
     count = len(y)
     pairs = count * (count - 1) // 2
-    chosen = np.sort(np.random.default_rng(0).permutation(count)[:_PILOT]).tolist()
-    started = time.perf_counter()
-    of_inputs, of_outputs = Basis.fit(read(chosen)), Basis.fit(y[chosen])
-    fitted = time.perf_counter() - started
-    features, projecting, reading = [], 0.0, 0.0
+    shapes = read([0]).shape[1:], y.shape[1:]
+    total = sum(math.prod(shape) for shape in shapes)
+    bases, fitted = [], 0.0
+    for shape, source in zip(shapes, (read, lambda indices: y[indices]), strict=True):
+        directions = direction_count(count, shape, total)
+        pilot = source(np.sort(np.random.default_rng(0).permutation(count)[: PILOT * directions]).tolist())
+        started = time.perf_counter()
+        bases.append(Basis.fit(pilot, directions))
+        fitted += time.perf_counter() - started
+    of_inputs, of_outputs = bases
+    features, averages, projecting, reading = [], [], 0.0, 0.0
     for start in range(0, count, 64):
         started = time.perf_counter()
         x = read(range(start, min(start + 64, count)))
         reading += time.perf_counter() - started
         started = time.perf_counter()
-        features.append(of_inputs.features(x))
+        coordinates = of_inputs.averages(x)
+        features.append(of_inputs.features_of(coordinates))
+        if of_inputs.averaged:
+            averages.append(coordinates.float())
         projecting += time.perf_counter() - started
     started = time.perf_counter()
-    inputs = Side(of_inputs, torch.cat(features), read)
+    kept = torch.cat(averages) if averages else None
+    inputs = Side(
+        of_inputs, torch.cat(features), read, None if kept is None else lambda indices: kept[list(indices)]
+    )
     outputs = Side(of_outputs, of_outputs.features(y), lambda indices: y[list(indices)])
     norms = y.norm(dim=1)
     projecting += time.perf_counter() - started + fitted

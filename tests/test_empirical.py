@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import itertools
 import math
@@ -62,7 +63,8 @@ def make_tiny(monkeypatch: pytest.MonkeyPatch) -> None:
     }.items():
         monkeypatch.setattr(all_pairs, name, value)
     monkeypatch.setattr(all_pairs, "_CACHE", 2000)
-    monkeypatch.setattr(features, "DIRECTIONS", 2)
+    for name, value in {"DIRECTIONS": 2, "WHOLE": 4, "_FEWEST": 2, "_AVERAGES": 40}.items():
+        monkeypatch.setattr(features, name, value)
 
 
 def brute_force(graph: Graph, samples: lipscope.Samples) -> float:
@@ -107,7 +109,7 @@ def test_it_equals_brute_force_over_all_pairs(network, given_data) -> None:
         if given_data.draw(st.booleans()):
             make_tiny(patch)
         if given_data.draw(st.booleans()):
-            patch.setattr(all_pairs, "_CROWDED", given_data.draw(st.sampled_from([0.0, 0.2, 1.0])))
+            patch.setattr(all_pairs, "_DIRECT", given_data.draw(st.sampled_from([1e9, 4, 1e-9])))
         found = lipscope.empirical(graph, samples)
     expected = brute_force(graph, samples)
     if found is None:
@@ -183,12 +185,13 @@ def test_where_projections_say_nothing_whole_products_do() -> None:
 
 
 @pytest.mark.parametrize("whole", [True, False])
-@pytest.mark.parametrize("crowded", [0.0, 1.0])
-def test_near_ties_are_told_apart(monkeypatch: pytest.MonkeyPatch, whole: bool, crowded: float) -> None:
+@pytest.mark.parametrize("direct", [1e9, 1e-9])
+def test_near_ties_are_told_apart(monkeypatch: pytest.MonkeyPatch, whole: bool, direct: float) -> None:
     """All ratios agree within 1e-9, far below what products in float32 resolve; the steepest pair is found."""
-    monkeypatch.setattr(all_pairs, "_CROWDED", crowded)
+    monkeypatch.setattr(all_pairs, "_DIRECT", direct)
     if not whole:
         monkeypatch.setattr(features, "DIRECTIONS", 3)
+        monkeypatch.setattr(features, "WHOLE", 6)
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(120, 30, generator=generator, dtype=torch.float64)
     y = x * (1 + 1e-9 * torch.rand(30, generator=generator, dtype=torch.float64))
@@ -202,8 +205,9 @@ def test_the_margins_are_what_keeps_near_pairs(monkeypatch: pytest.MonkeyPatch, 
     """The steepest pairs are much nearer than float32 resolves; without a margin the search loses them."""
     monkeypatch.setattr(all_pairs, "_SUBSET", 2)
     if stage == "products":
-        monkeypatch.setattr(all_pairs, "_CROWDED", 0.0)
+        monkeypatch.setattr(all_pairs, "_DIRECT", 1e9)
         monkeypatch.setattr(features, "DIRECTIONS", 4)
+        monkeypatch.setattr(features, "WHOLE", 8)
 
     def right(seed: int) -> bool:
         x, _ = structured(200, 40, 30, seed)
@@ -220,8 +224,8 @@ def test_the_margins_are_what_keeps_near_pairs(monkeypatch: pytest.MonkeyPatch, 
     assert all(right(seed) for seed in range(8))
 
     class Careless(all_pairs._Search):
-        def __init__(self, *arguments: object) -> None:
-            super().__init__(*arguments)
+        def arrange(self, *prefix: int) -> None:
+            super().arrange(*prefix)
             self.margin = self.lost = 0.0
             self.right[:] = self._vectors(slice(0, self.count)).to(self.dtype)
 
@@ -255,19 +259,191 @@ def test_features_bound_distances(seed: int, size: int, count: int, offset: floa
     slack = 1.01 * basis.error * (found[i].norm(dim=1) + found[j].norm(dim=1)) + 1e-13 * distances
     assert bool((low <= distances + slack).all())
     assert bool((high >= distances - slack).all())
-    assert basis.error < 1e-8
+    assert basis.error < 1e-5
 
 
-def test_the_products_are_upper_bounds_of_what_pairs_could_gain() -> None:
+@given(seeds(), st.integers(1, 3), st.integers(4, 40), st.integers(4, 40), st.floats(-4, 8))
+@settings(max_examples=60)
+def test_averages_and_features_of_images_bound_distances(
+    seed: int, channels: int, height: int, width: int, offset: float
+) -> None:
+    """Squares of any side, and images that they do not fill."""
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(12, channels, height, width, generator=generator, dtype=torch.float64).cumsum(2).cumsum(3)
+    x = x + 10**offset
+    x[0] = x[1] + 1e-9 * x[0]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(features, "WHOLE", 8)
+        patch.setattr(features, "_AVERAGES", 30)
+        basis = Basis.fit(x[:6], 4)
+    averages = basis.averages(x)
+    assert averages.shape[1] - 1 == basis.averaged or not basis.averaged
+    found = basis.features(x)
+    i, j = torch.triu_indices(12, 12, 1)
+    distances = (x[i] - x[j]).flatten(1).norm(dim=1) * 2.0**basis.exponent
+    slack = 1.01 * basis.error * (found[i].norm(dim=1) + found[j].norm(dim=1)) + 1e-13 * distances
+    lows = []
+    for bounds in (found, averages):
+        inside = (bounds[i, :-1] - bounds[j, :-1]).square().sum(1)
+        lows.append((inside + (bounds[i, -1] - bounds[j, -1]).square()).sqrt())
+        high = (inside + (bounds[i, -1] + bounds[j, -1]).square()).sqrt()
+        assert bool((lows[-1] <= distances + slack).all())
+        assert bool((high >= distances - slack).all())
+    # Averages say more than the directions among them.
+    assert bool((lows[0] <= lows[1] + slack).all())
+    assert basis.error < 1e-5
+
+
+def test_smooth_images_are_told_apart_by_averages() -> None:
+    """Of photographs, hardly a distance is left open by averages over squares of four pixels."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(200, 3, 96, 96, generator=generator)
+    for axis in (2, 3):
+        x = x.cumsum(axis) - x.cumsum(axis).mean(axis, keepdim=True)
+    y = torch.stack([x[:, :, ::16, ::16], x[:, :, 5::16, 7::16]]).transpose(0, 1).flatten(1).double().relu()
+    expected = ratios(x.flatten(1).double(), y)
+    basis = Basis.fit(x[:100], 40)
+    assert basis.side == 4
+    assert basis.averaged == 3 * 24 * 24
+    averages = basis.averages(x)
+    for kept in (lambda i: averages[list(i)].float(), None):
+        of_inputs = Side(basis, basis.features_of(averages), lambda i: x[list(i)], kept)
+        found = largest_ratios(of_inputs, sides(y, y)[1], y.norm(dim=1))
+        assert found.pairs[0][:2] == divmod(int(expected.argmax()), len(x))
+        assert found.pairs[0][2] == pytest.approx(float(expected.max()), rel=1e-9)
+        if kept is not None:
+            assert found.bounded < 200
+            assert found.compared < 60
+
+
+def test_averages_within_a_block_rule_out_no_pair_that_matters(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beside products of outputs, whose error is wider than theirs, averages rule out most pairs of a block."""
+    monkeypatch.setattr(all_pairs, "_SUBSET", 40)
+    monkeypatch.setattr(all_pairs, "_DIRECT", 20)
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(200, 3, 16, 16, generator=generator).repeat_interleave(6, 2).repeat_interleave(6, 3)
+    x += 0.1 * torch.randn(200, 3, 96, 96, generator=generator)
+    y = torch.randn(200, 200, generator=generator, dtype=torch.float64)
+    expected = divmod(int(ratios(x.flatten(1).double(), y).argmax()), len(x))
+    basis = Basis.fit(x[:50], 20)
+    averages = basis.averages(x)
+    inputs = Side(
+        basis, basis.features_of(averages), lambda i: x[list(i)], lambda i: averages[list(i)].float()
+    )
+    within, ruled_out = all_pairs._Search._compare_averages, []
+
+    def counted(search, rows, columns, alive, *arguments):
+        remaining = within(search, rows, columns, alive, *arguments)
+        ruled_out.append(int(alive.sum()) - int(remaining.sum()))
+        assert not bool((remaining & ~alive).any())
+        return remaining
+
+    monkeypatch.setattr(all_pairs._Search, "_compare_averages", counted)
+
+    def found() -> tuple[int, int]:
+        return largest_ratios(inputs, sides(y, y)[1], y.norm(dim=1)).pairs[0][:2]
+
+    assert found() == expected
+    assert sum(ruled_out) > 500
+    # A bound that is somewhat too large there loses the pair.
+    distances = all_pairs._Search._distances_of_averages
+    monkeypatch.setattr(all_pairs._Search, "_distances_of_averages", lambda *a: 1.2 * distances(*a))
+    assert found() != expected
+
+
+def test_few_coordinates_are_multiplied_where_more_say_nothing() -> None:
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.randn(3000, 500, generator=generator, dtype=torch.float64)
+    search = all_pairs._Search(*sides(noise, noise.flip(1).relu()), "cpu")
+    search.start()
+    assert search.choose_prefix() == (8, 8)
+    search = all_pairs._Search(*sides(*structured(300, 400, 300)), "cpu")
+    search.start()
+    assert max(search.choose_prefix()) < 64
+
+
+@pytest.mark.parametrize("stage", ["features", "averages"])
+def test_the_slack_of_bounds_is_what_keeps_near_pairs(monkeypatch: pytest.MonkeyPatch, stage: str) -> None:
+    """The steepest pairs are nearer than what is left of an input, or an average in float32, resolves."""
+    monkeypatch.setattr(all_pairs, "_SUBSET", 2)
+    monkeypatch.setattr(features, "WHOLE", 6)
+    monkeypatch.setattr(features, "_AVERAGES", 16)
+
+    def right(seed: int, careless: bool) -> bool:
+        generator = torch.Generator().manual_seed(seed)
+
+        def draw(*shape: int) -> torch.Tensor:
+            return torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+        hidden, basis_x, weight = draw(200, 8), torch.linalg.qr(draw(16, 8)).Q.T, draw(8, 6)
+        steepest = torch.linalg.svd(weight).U[:, 0]
+        hidden[100:] = hidden[:100] + 1e-7 * (steepest + 0.05 * draw(100, 8))
+        # Images of constant squares: averages are all there is to them.
+        x = (hidden @ basis_x).unflatten(1, (1, 4, 4)).repeat_interleave(2, 2).repeat_interleave(2, 3)
+        y = hidden @ weight
+        expected = ratios(x.flatten(1), y)
+        best = divmod(int(expected.argmax()), len(x))
+        assert best[1] == best[0] + 100
+        basis, of_outputs = Basis.fit(x[:100], 8), Basis.fit(y)
+        assert basis.averaged == 16
+        averages = basis.averages(x)
+        kept = (lambda i: averages[list(i)].float()) if stage == "averages" else None
+        if careless and stage == "features":
+            basis = dataclasses.replace(basis, error=0.0)
+        inputs = Side(basis, basis.features_of(averages), lambda indices: x[list(indices)], kept)
+        outputs = Side(of_outputs, of_outputs.features(y), lambda indices: y[list(indices)])
+        found = largest_ratios(inputs, outputs, torch.zeros(len(y), dtype=torch.float64))
+        return found.pairs[0][:2] == best
+
+    assert all(right(seed, False) for seed in range(8))
+
+    def careless_distances(search, averages, i: torch.Tensor, j: torch.Tensor) -> torch.Tensor:
+        return (
+            all_pairs._direct(averages(i.tolist()), averages(j.tolist())) * 2.0**-search.inputs.basis.exponent
+        )
+
+    # The same search without the slack is wrong.
+    if stage == "averages":
+        monkeypatch.setattr(all_pairs._Search, "_distances_of_averages", careless_distances)
+    assert not all(right(seed, True) for seed in range(8))
+
+
+def test_averages_out_of_range_of_float32_bound_nothing() -> None:
+    x = torch.randn(30, 3, 64, 64, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    y = x.mean((2, 3)).square()
+    expected = divmod(int(ratios(x.flatten(1), y).argmax()), len(x))
+    x = torch.cat([x, x[:2] * 1e60])
+    y = torch.cat([y, torch.zeros(2, 3, dtype=torch.float64)])
+    basis = Basis.fit(x[:30], 8)
+    averages = basis.averages(x)
+    assert not bool(averages.float().isfinite().all())
+    inputs = Side(
+        basis, basis.features_of(averages), lambda i: x[list(i)], lambda i: averages[list(i)].float()
+    )
+    found = largest_ratios(inputs, sides(y, y)[1], y.norm(dim=1))
+    assert found.pairs[0][:2] == expected
+    search = all_pairs._Search(inputs, sides(y, y)[1], y.norm(dim=1), "cpu")
+    first, last = torch.tensor([30, 0, 0]), torch.tensor([31, 30, 1])
+    bounds = search._distances_of_averages(inputs.averages, first, last)
+    assert bool((bounds[:2] == 0).all())
+    assert bool((bounds <= (x[first] - x[last]).flatten(1).norm(dim=1)).all())
+
+
+@pytest.mark.parametrize("prefix", [(64, 64), (8, 16)])
+def test_the_products_are_upper_bounds_of_what_pairs_could_gain(prefix: tuple[int, int]) -> None:
     """u·v ≥ U − b²L of exact arithmetic, and the margin is no wider than it has to be by orders."""
     x, y = structured(300, 200, 150)
     search = all_pairs._Search(*sides(x, y), "cpu")
     search.start()
+    search.arrange(*prefix)
     rows = slice(0, 300)
     f = (search._left(rows) @ search.right.T).double()
     t, tb2 = search._factors()
-    cx = search.inputs.features * 2.0**search.shift_x
-    cy = search.outputs.features * 2.0**search.shift_y
+    cx, cy = (
+        torch.cat([v[:, :k], v[:, k:].norm(dim=1, keepdim=True)], 1)
+        for v, k in zip((search.inputs.features, search.outputs.features), prefix, strict=True)
+    )
+    cx, cy = cx * 2.0**search.shift_x, cy * 2.0**search.shift_y
     far = (cy[:, None, :-1] - cy[None, :, :-1]).square().sum(2) + (cy[:, None, -1] + cy[None, :, -1]).square()
     near = (cx[:, None] - cx[None]).square().sum(2)
     exact = t * far - tb2 * near
@@ -279,10 +455,10 @@ def test_float32_products_of_reduced_precision_are_not_used() -> None:
     x, y = structured(50, 20, 20)
     try:
         torch.set_float32_matmul_precision("medium")
-        assert all_pairs._Search(*sides(x, y), "cpu").right.dtype == torch.float64
+        assert all_pairs._Search(*sides(x, y), "cpu").dtype == torch.float64
     finally:
         torch.set_float32_matmul_precision("highest")
-    assert all_pairs._Search(*sides(x, y), "cpu").right.dtype == torch.float32
+    assert all_pairs._Search(*sides(x, y), "cpu").dtype == torch.float32
 
 
 def test_numbers_out_of_range_rule_nothing_out() -> None:
@@ -340,7 +516,7 @@ class Memory:
 def test_a_run_cut_off_at_any_checkpoint_ends_the_same(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_blocks: None, with_folder: bool
 ) -> None:
-    monkeypatch.setattr(all_pairs, "SAVE_EVERY", 0.0)
+    monkeypatch.setattr("lipscope.quantities.checkpoint.INTERVAL", 0.0)
     monkeypatch.setattr(MODULE, "CHUNK", 8)
     _, graph = small_network()
     samples = gaussian(29, (2, 8, 8))

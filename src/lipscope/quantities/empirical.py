@@ -22,11 +22,10 @@ from ..engines import SERIAL, Engine
 from ..graph import Graph
 from ..progress import Progress, silent
 from ..results import Cost, Duplicate, Empirical
-from . import all_pairs
 from .all_pairs import Found, Side, largest_ratios
-from .checkpoint import Checkpoint, no_checkpoint
+from .checkpoint import Checkpoint, Clock, no_checkpoint
 from .draws import CHUNK
-from .features import Basis
+from .features import PILOT, Basis, bytes_of_features, direction_count
 from .scratch import Scratch, scratch
 from .witness import Pair, evaluate_pair
 
@@ -34,7 +33,6 @@ if TYPE_CHECKING:
     from ..data import Samples
 
 _LISTED_DUPLICATES = 100
-_PILOT = 256
 _DIGEST = 16
 
 
@@ -72,7 +70,8 @@ def empirical(
     """
     started = time.perf_counter()
     count, size = len(samples), int(np.prod(graph.output_shape))
-    with scratch(checkpoint, "empirical", 8 * count * size) as store:
+    room = 8 * size + bytes_of_features((size,)) + bytes_of_features(samples.shape)
+    with scratch(checkpoint, "empirical", count * room) as store:
         rows = _evaluate(graph, samples, batch_size, store, progress, checkpoint, engine, device)
         groups = _equal(rows.digests)
         distinct = np.delete(np.arange(count), [i for group in groups for i in group[1:]])
@@ -122,12 +121,16 @@ class _Shared:
 
 @dataclass(frozen=True)
 class _Rows:
-    """One row a sample: outputs (N, d) and features (N, k + 1) of the inputs in `basis`, float64, and digests."""
+    """One row a sample: outputs (N, d) and features (N, k + 1) of the inputs in `basis`, float64, and digests.
+
+    Of images also averages, float32 (N, W + 1).
+    """
 
     basis: Basis
     outputs: np.ndarray
     features: np.ndarray
     digests: np.ndarray
+    averages: np.ndarray | None
 
 
 def _evaluate(
@@ -142,49 +145,57 @@ def _evaluate(
 ) -> _Rows:
     """The rows of all samples, chunk by chunk; what a checkpoint has counted is not computed again."""
     count = len(samples)
-    basis = Basis.fit(samples.batch(_pilot(count)))
+    length = int(np.prod(graph.output_shape))
+    directions = direction_count(count, samples.shape, int(np.prod(samples.shape)) + length)
+    basis = Basis.fit(samples.batch(_pilot(count, directions)), directions)
     rows = _Rows(
         basis,
-        store.array("outputs", (count, int(np.prod(graph.output_shape))), np.float64),
+        store.array("outputs", (count, length), np.float64),
         store.array("inputs", (count, basis.width), np.float64),
         store.array("digests", (count, _DIGEST), np.uint8),
+        store.array("averages", (count, basis.averaged + 1), np.float32) if basis.averaged else None,
     )
     saved = checkpoint.load("empirical.samples")
     done = int(saved["done"]) if saved is not None and not store.fresh else 0
     shared = _Shared(graph.to(torch.float64, device), samples, basis, batch_size, device)
     chunks = [(start, min(start + CHUNK, count)) for start in range(done, count, CHUNK)]
-    saved_at = time.monotonic()
+    clock = Clock()
     for (start, stop), part in zip(chunks, engine.map(_evaluate_chunk, shared, chunks), strict=True):
-        rows.outputs[start:stop], rows.features[start:stop], rows.digests[start:stop] = part
-        if stop == count or time.monotonic() - saved_at >= all_pairs.SAVE_EVERY:
+        rows.outputs[start:stop], rows.features[start:stop], rows.digests[start:stop], averages = part
+        if rows.averages is not None:
+            rows.averages[start:stop] = averages
+        if clock.due() or stop == count:
             store.flush()
             checkpoint.save("empirical.samples", done=np.array(stop))
-            saved_at = time.monotonic()
         progress("empirical: outputs", stop, count)
     return rows
 
 
-def _evaluate_chunk(shared: _Shared, chunk: tuple[int, int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Outputs, features and digests of the samples start ≤ i < stop."""
-    outputs, features, digests = [], [], []
+def _evaluate_chunk(shared: _Shared, chunk: tuple[int, int]) -> tuple[np.ndarray | None, ...]:
+    """Outputs, features, digests and averages of the samples start ≤ i < stop."""
+    outputs, features, digests, averages = [], [], [], []
     for start in range(*chunk, shared.batch_size):
         x = shared.samples.batch(range(start, min(start + shared.batch_size, chunk[1])))
         # Adding 0 turns −0 into 0, which compares equal.
         digests += [_digest(sample + 0.0) for sample in x]
         x = x.to(shared.device)
-        features.append(shared.basis.features(x).cpu())
+        of_images = shared.basis.averages(x)
+        features.append(shared.basis.features_of(of_images).cpu())
+        if shared.basis.averaged:
+            averages.append(of_images.float().cpu())
         outputs.append(shared.graph.evaluate(x.to(torch.float64)).flatten(1).cpu())
     table = np.frombuffer(b"".join(digests), np.uint8).reshape(-1, _DIGEST)
-    return torch.cat(outputs).numpy(), torch.cat(features).numpy(), table
+    kept = torch.cat(averages).numpy() if averages else None
+    return torch.cat(outputs).numpy(), torch.cat(features).numpy(), table, kept
 
 
 def _digest(sample: Tensor) -> bytes:
     return hashlib.blake2b(sample.numpy().tobytes(), digest_size=_DIGEST).digest()
 
 
-def _pilot(count: int) -> list[int]:
-    """A few hundred of `count` indices at random, in order."""
-    chosen: list[int] = np.sort(np.random.default_rng(0).permutation(count)[:_PILOT]).tolist()
+def _pilot(count: int, directions: int) -> list[int]:
+    """Some of `count` indices at random, in order, as many as it takes to find the directions."""
+    chosen: list[int] = np.sort(np.random.default_rng(0).permutation(count)[: PILOT * directions]).tolist()
     return chosen
 
 
@@ -216,7 +227,13 @@ def _search(
     def inputs(indices: Sequence[int]) -> Tensor:
         return samples.batch(distinct[list(indices)].tolist())
 
-    basis = Basis.fit(outputs(_pilot(count)))
+    def averages(indices: Sequence[int]) -> Tensor:
+        assert rows.averages is not None
+        return torch.from_numpy(rows.averages[distinct[list(indices)]])
+
+    shape = rows.outputs.shape[1:]
+    directions = direction_count(count, shape, shape[0] + int(np.prod(samples.shape)))
+    basis = Basis.fit(outputs(_pilot(count, directions)), directions)
     features = torch.from_numpy(store.array("projected", (count, basis.width), np.float64))
     norms = torch.empty(count, dtype=torch.float64)
     for start in range(0, count, CHUNK):
@@ -225,7 +242,9 @@ def _search(
         features[part], norms[part] = basis.features(y), torch.linalg.vector_norm(y, dim=1)
     of_inputs = rows.features if count == len(rows.features) else rows.features[distinct]
     return largest_ratios(
-        Side(rows.basis, torch.from_numpy(of_inputs), inputs),
+        Side(
+            rows.basis, torch.from_numpy(of_inputs), inputs, averages if rows.averages is not None else None
+        ),
         Side(basis, features, outputs),
         norms,
         device=device,

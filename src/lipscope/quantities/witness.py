@@ -19,7 +19,8 @@ from ..results import Norm, Witness
 
 # float64 evaluation of a network is accurate to a few hundred units of roundoff in practice;
 # the allowance is ten times that, relative to the outputs whose difference is taken.
-_ROUNDING = 2.0**-53 * 4096
+WITNESS_ROUNDING = 2.0**-53 * 4096
+"""Allowance of a ratio, relative to it and to (‖y₁‖ + ‖y₂‖)/‖x₁ − x₂‖."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,9 @@ def evaluate_pair(graph: Graph, x1: Tensor, x2: Tensor, samples: tuple[str, ...]
     first, second = exact.evaluate(points)
     ratio = vector_norm(first - second, norm) / distance
     outputs = vector_norm(first, norm) + vector_norm(second, norm)
-    return Pair(points[0], points[1], samples, distance, ratio, _ROUNDING * (outputs / distance + ratio))
+    return Pair(
+        points[0], points[1], samples, distance, ratio, WITNESS_ROUNDING * (outputs / distance + ratio)
+    )
 
 
 def pair_along(
