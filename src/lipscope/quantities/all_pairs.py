@@ -25,6 +25,7 @@ import math
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 import torch
@@ -32,7 +33,7 @@ from torch import Tensor
 
 from ..progress import Progress, silent
 from ..rounding import UNIT, gamma
-from .checkpoint import Checkpoint, Clock, State, no_checkpoint
+from .checkpoint import Checkpoint, Saver, State, no_checkpoint
 from .features import Basis
 from .witness import WITNESS_ROUNDING
 
@@ -146,15 +147,12 @@ def largest_ratios(
         search.arrange(*search.choose_prefix())
     if search.settled():
         return search.found
-    clock = Clock()
-    for number, rows in enumerate(blocks[done:], start=done):
+    saver = Saver(checkpoint, "empirical.pairs")
+    for rows in blocks[done:]:
         search.visit(rows)
-        if clock.due():
-            prefix = np.array(search.prefix)
-            checkpoint.save(
-                "empirical.pairs", done=np.array(number + 1), prefix=prefix, **search.found.state()
-            )
-        progress("empirical: pairs", number + 1, len(blocks))
+        done += 1
+        saver.offer(partial(search.state, done))
+        progress("empirical: pairs", done, len(blocks))
     return search.found
 
 
@@ -208,6 +206,10 @@ class _Search:
         self.right = torch.empty(self.count, width, dtype=self.dtype, device=self.device)
         for part in _runs(self.count, 2**14):
             self.right[part] = self._vectors(part).to(self.device, self.dtype)
+
+    def state(self, done: int) -> dict[str, np.ndarray]:
+        """What a run that goes on after the first blocks of rows needs."""
+        return {"done": np.array(done), "prefix": np.array(self.prefix), **self.found.state()}
 
     def start(self) -> None:
         """Raise b: direct differences of the most promising pairs of a few samples."""

@@ -12,6 +12,7 @@ import time
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -23,7 +24,7 @@ from ..graph import Graph
 from ..progress import Progress, silent
 from ..results import Cost, Duplicate, Empirical
 from .all_pairs import Found, Side, largest_ratios
-from .checkpoint import Checkpoint, Clock, no_checkpoint
+from .checkpoint import Checkpoint, Saver, no_checkpoint
 from .draws import CHUNK
 from .features import PILOT, Basis, bytes_of_features, direction_count
 from .scratch import Scratch, scratch
@@ -159,16 +160,20 @@ def _evaluate(
     done = int(saved["done"]) if saved is not None and not store.fresh else 0
     shared = _Shared(graph.to(torch.float64, device), samples, basis, batch_size, device)
     chunks = [(start, min(start + CHUNK, count)) for start in range(done, count, CHUNK)]
-    clock = Clock()
+    saver = Saver(checkpoint, "empirical.samples")
     for (start, stop), part in zip(chunks, engine.map(_evaluate_chunk, shared, chunks), strict=True):
         rows.outputs[start:stop], rows.features[start:stop], rows.digests[start:stop], averages = part
         if rows.averages is not None:
             rows.averages[start:stop] = averages
-        if clock.due() or stop == count:
-            store.flush()
-            checkpoint.save("empirical.samples", done=np.array(stop))
+        saver.offer(partial(_flushed, store, stop), last=stop == count)
         progress("empirical: outputs", stop, count)
     return rows
+
+
+def _flushed(store: Scratch, done: int) -> dict[str, np.ndarray]:
+    """The state that counts the first rows as done: what they hold is handed to the system before."""
+    store.flush()
+    return {"done": np.array(done)}
 
 
 def _evaluate_chunk(shared: _Shared, chunk: tuple[int, int]) -> tuple[np.ndarray | None, ...]:
