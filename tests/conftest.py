@@ -1,5 +1,6 @@
 """One Hypothesis profile: the same examples in every run, and no deadlines."""
 
+import pytest
 import torch
 from hypothesis import HealthCheck, settings
 
@@ -14,3 +15,9 @@ settings.register_profile(
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )
 settings.load_profile("lipscope")
+
+
+@pytest.fixture
+def every_save(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Checkpoints are saved whenever they are offered, not only every few seconds."""
+    monkeypatch.setattr("lipscope.quantities.checkpoint.INTERVAL", 0.0)

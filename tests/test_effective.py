@@ -13,17 +13,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import lipscope
+from helpers import PRECISE, Memory, gaussian, small_network
 from lipscope.graph import Graph
 from lipscope.layers.activation import ReLU
 from lipscope.layers.dense import Dense
 from lipscope.layers.max_pool import MaxPool
-from lipscope.quantities.checkpoint import State
 from lipscope.quantities.draws import GROUPS, Batch, chunks, draw
 from lipscope.quantities.effective import jackknife_error
 from lipscope.slopes import Level
 from lipscope.windows import Windows
 from strategies import Network, networks, seeds
-from test_quantities import PRECISE, gaussian, small_network
 
 
 def value(means: lipscope.MeanSlopes, level: Level, reading: str) -> float:
@@ -251,25 +250,9 @@ def test_scalar_pooling_is_the_mean_of_the_tile_and_channel_pooling_the_selectio
     assert paper.flatten().tolist() == [0.5, 50.0]
 
 
-class Memory:
-    """A checkpoint that can be cut off after some saves, as a kill would."""
-
-    def __init__(self, saves: int) -> None:
-        self.left, self.states = saves, {}
-
-    def load(self, name: str) -> State | None:
-        return self.states.get(name)
-
-    def save(self, name: str, **state: np.ndarray) -> None:
-        if self.left == 0:
-            raise KeyboardInterrupt
-        self.left -= 1
-        self.states[name] = {key: np.array(value) for key, value in state.items()}
-
-
+@pytest.mark.usefixtures("every_save")
 @pytest.mark.parametrize("saves", [0, 1, 2, 3, 5, 8])
 def test_an_interrupted_quantity_ends_the_same(saves: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lipscope.quantities.checkpoint.INTERVAL", 0.0)
     monkeypatch.setattr("lipscope.quantities.draws.CHUNK", 7)
     _, graph = small_network()
     samples = gaussian(20, (2, 8, 8))
@@ -280,7 +263,7 @@ def test_an_interrupted_quantity_ends_the_same(saves: int, monkeypatch: pytest.M
         cost = {"cost", "method"}
         return means.table(), found.model_dump(exclude=cost)
 
-    whole = run(Memory(-1))
+    whole = run(Memory())
     memory = Memory(saves)
     with pytest.raises(KeyboardInterrupt):
         run(memory)

@@ -16,13 +16,14 @@ from hypothesis import strategies as st
 from torch import nn
 
 import lipscope
+from helpers import Memory, gaussian, small_network
 from lipscope.errors import LipscopeError
 from lipscope.graph import Graph
 from lipscope.layers.activation import ReLU
 from lipscope.layers.dense import Dense
 from lipscope.quantities import all_pairs, features, scratch
 from lipscope.quantities.all_pairs import Side, largest_ratios
-from lipscope.quantities.checkpoint import State, no_checkpoint
+from lipscope.quantities.checkpoint import no_checkpoint
 from lipscope.quantities.features import Basis
 from lipscope.quantities.witness import evaluate_pair
 from lipscope.runs import RunFolder
@@ -32,19 +33,6 @@ COST = {"cost"}
 MODULE = importlib.import_module(
     "lipscope.quantities.empirical"
 )  # the package has the function under its name
-
-
-def gaussian(count: int, shape: tuple[int, ...], seed: int = 0) -> lipscope.Samples:
-    generator = torch.Generator().manual_seed(seed)
-    return lipscope.load_samples(torch.randn(count, *shape, generator=generator, dtype=torch.float64))
-
-
-def small_network() -> tuple[nn.Module, Graph]:
-    torch.manual_seed(3)
-    module = nn.Sequential(
-        nn.Conv2d(2, 4, 3, padding=1), nn.ReLU(), nn.MaxPool2d(3, 2), nn.Conv2d(4, 5, 2), nn.ReLU(), nn.Flatten()
-    ).double()  # fmt: skip
-    return module, lipscope.from_torch(module, (2, 8, 8))
 
 
 @pytest.fixture
@@ -492,31 +480,11 @@ def test_a_ratio_of_rounding_alone_does_not_hide_the_constant() -> None:
 # ---- interruptions and files ----
 
 
-class Memory:
-    """A checkpoint with a folder that can be cut off after some saves, as a kill would."""
-
-    def __init__(self, folder: Path | None, saves: int = -1) -> None:
-        self.left, self.place = saves, folder
-        self.states: dict[str, dict[str, np.ndarray]] = {}
-
-    def load(self, name: str) -> State | None:
-        return self.states.get(name)
-
-    def save(self, name: str, **state: np.ndarray) -> None:
-        if self.left == 0:
-            raise KeyboardInterrupt
-        self.left -= 1
-        self.states[name] = {key: np.array(value) for key, value in state.items()}
-
-    def folder(self) -> Path | None:
-        return self.place
-
-
+@pytest.mark.usefixtures("every_save")
 @pytest.mark.parametrize("with_folder", [True, False])
 def test_a_run_cut_off_at_any_checkpoint_ends_the_same(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_blocks: None, with_folder: bool
 ) -> None:
-    monkeypatch.setattr("lipscope.quantities.checkpoint.INTERVAL", 0.0)
     monkeypatch.setattr(MODULE, "CHUNK", 8)
     _, graph = small_network()
     samples = gaussian(29, (2, 8, 8))
@@ -529,7 +497,7 @@ def test_a_run_cut_off_at_any_checkpoint_ends_the_same(
         folder = tmp_path / name if with_folder else None
         if folder:
             folder.mkdir()
-        return Memory(folder, saves)
+        return Memory(saves, folder)
 
     whole_memory = memory("whole", -1)
     whole = run(whole_memory)
@@ -553,7 +521,7 @@ def test_a_run_cut_off_at_any_checkpoint_ends_the_same(
 def test_files_that_a_checkpoint_did_not_count_are_not_trusted(tmp_path: Path) -> None:
     _, graph = small_network()
     samples = gaussian(30, (2, 8, 8))
-    whole, _ = lipscope.empirical(graph, samples, checkpoint=(memory := Memory(tmp_path)))
+    whole, _ = lipscope.empirical(graph, samples, checkpoint=(memory := Memory(folder=tmp_path)))
     (tmp_path / "empirical" / "inputs.npy").unlink()
     outputs = np.load(tmp_path / "empirical" / "outputs.npy", mmap_mode="r+")
     outputs[:] = 7.0

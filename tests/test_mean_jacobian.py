@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import lipscope
+from helpers import Memory
 from lipscope.graph import Graph, from_torch
 from lipscope.jacobian import linearize
 from lipscope.quantities.draws import GROUPS
@@ -215,27 +216,6 @@ class Shuffling:
             yield pickle.loads(done[i])
 
 
-class KilledError(Exception):
-    pass
-
-
-class Store:
-    """A checkpoint that kills its run after some number of saves."""
-
-    def __init__(self) -> None:
-        self.states: dict[str, dict[str, np.ndarray]] = {}
-        self.left = -1
-
-    def load(self, name: str) -> dict[str, np.ndarray] | None:
-        return self.states.get(name)
-
-    def save(self, name: str, **state: np.ndarray) -> None:
-        self.states[name] = {key: value.copy() for key, value in state.items()}
-        self.left -= 1
-        if self.left == 0:
-            raise KilledError
-
-
 def comparable(found: Any) -> Any:
     """The result without its times."""
     if isinstance(found, tuple):
@@ -244,9 +224,8 @@ def comparable(found: Any) -> Any:
 
 
 @pytest.fixture
-def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+def small_chunks(every_save: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("lipscope.quantities.draws.CHUNK", 64)
-    monkeypatch.setattr("lipscope.quantities.checkpoint.INTERVAL", 0.0)
 
 
 QUANTITIES = {"norm": full, "second moment": second_moment}
@@ -263,14 +242,14 @@ def test_every_engine_and_every_resumed_run_give_the_same(quantity: str, reading
     held = torch.stack([samples.batch([i])[0] for i in range(len(samples))])
     plain = lipscope.Samples(list(samples.names), samples.shape, "", "held", _Reader(held))
     assert comparable(compute(graph, plain, reading, engine=Shuffling(), **options)) == expected
-    # KilledError after every single save, and gone on with, until it is through.
-    store, kills = Store(), 0
+    # Cut off after every single save, and gone on with, until it is through.
+    store, kills = Memory(), 0
     while True:
         store.left = 1
         try:
             found = compute(graph, samples, reading, checkpoint=store, **options)
             break
-        except KilledError:
+        except KeyboardInterrupt:
             kills += 1
     assert kills >= 8
     assert comparable(found) == expected

@@ -12,21 +12,16 @@ from hypothesis import strategies as st
 from torch import nn
 
 import lipscope
+from helpers import Memory, gaussian
 from lipscope.graph import Graph
 from lipscope.layers.activation import ReLU
 from lipscope.layers.dense import Dense
-from lipscope.quantities.checkpoint import State
 from lipscope.quantities.draws import CHUNK
 from lipscope.quantities.mid_range import _curve, mid_range
 from lipscope.results import MidRange, StretchCurve
 from strategies import networks, seeds
 
 PRECISE = {"dtype": torch.float64, "tolerance": 1e-10}
-
-
-def gaussian(count: int, shape: tuple[int, ...], seed: int = 0) -> lipscope.Samples:
-    generator = torch.Generator().manual_seed(seed)
-    return lipscope.load_samples(torch.randn(count, *shape, generator=generator, dtype=torch.float64))
 
 
 def smooth_network() -> tuple[nn.Module, Graph]:
@@ -145,31 +140,17 @@ def test_bins_partition_the_pairs(distances, least, seed) -> None:
         assert one.quantiles["1"] == ratios[inside].max()
 
 
+@pytest.mark.usefixtures("every_save")
 @pytest.mark.parametrize("done", [0, 1, 2, 3])
 def test_an_interrupted_run_ends_the_same(done: int) -> None:
     _, graph = smooth_network()
     samples = gaussian(700, (40,))
     options = {"pairs": 2800, "bases": 20, "batch_size": 10}
-
-    class Killed:
-        def __init__(self) -> None:
-            self.states: dict[str, State] = {}
-            self.saves = 0
-
-        def load(self, name: str) -> State | None:
-            return self.states.get(name)
-
-        def save(self, name: str, **state: np.ndarray) -> None:
-            if self.saves == done:
-                raise KeyboardInterrupt
-            self.saves += 1
-            self.states[name] = state
-
-    checkpoint = Killed()
+    checkpoint = Memory(done)
     with pytest.raises(KeyboardInterrupt):
         mid_range(graph, samples, checkpoint=checkpoint, **options)
     steps: list[tuple[str, int, int]] = []
-    checkpoint.saves = -100
+    checkpoint.left = -1
     resumed = mid_range(
         graph, samples, checkpoint=checkpoint, progress=lambda *step: steps.append(step), **options
     )

@@ -9,25 +9,11 @@ from hypothesis import given, settings
 from torch import nn
 
 import lipscope
+from helpers import PRECISE, gaussian, small_network
 from lipscope.graph import Graph
 from lipscope.layers.activation import ReLU
 from lipscope.layers.dense import Dense
 from strategies import networks, seeds
-
-PRECISE = {"dtype": torch.float64}
-
-
-def gaussian(count: int, shape: tuple[int, ...], seed: int = 0) -> lipscope.Samples:
-    generator = torch.Generator().manual_seed(seed)
-    return lipscope.load_samples(torch.randn(count, *shape, generator=generator, dtype=torch.float64))
-
-
-def small_network() -> tuple[nn.Module, Graph]:
-    torch.manual_seed(3)
-    module = nn.Sequential(
-        nn.Conv2d(2, 4, 3, padding=1), nn.ReLU(), nn.MaxPool2d(3, 2), nn.Conv2d(4, 5, 2), nn.ReLU(), nn.Flatten()
-    ).double()  # fmt: skip
-    return module, lipscope.from_torch(module, (2, 8, 8))
 
 
 def dense_jacobian_norms(module: nn.Module, x: torch.Tensor) -> torch.Tensor:
