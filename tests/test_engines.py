@@ -7,17 +7,18 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 import lipscope
 from lipscope.engines import SERIAL, Engine, RayEngine, engine_named
 from lipscope.errors import EngineError
-from lipscope.quantities.draws import Batch, chunks, draw
 
 WHY = "the engine of a Ray cluster needs the optional package ray"
 
@@ -71,43 +72,44 @@ def die_always(shared: None, item: int) -> int:
     return item
 
 
-Shared = tuple[lipscope.Graph, lipscope.Samples, Path | None]
-
-
-def slope_sums(shared: Shared, chunk: tuple[Batch, ...]) -> dict[int, Tensor]:
-    """Sums of the slopes at points and over pairs by node, as the effective Jacobian needs them."""
-    graph, samples, folder = shared
-    if folder is not None and not (folder / "died").exists():
-        (folder / "died").touch()
+def dying(task: Callable[[Any, Any], Any], died: Path, shared: Any, item: Any) -> Any:
+    """The task, but the first worker that takes it is killed."""
+    if not died.exists():
+        died.touch()
         os.kill(os.getpid(), signal.SIGKILL)
-    sums: dict[int, Tensor] = {}
-    for batch in chunk:
-        _, before = graph.preactivations(samples.batch(batch.indices).to(graph.dtype))
-        for index, layer in graph.nonlinear().items():
-            values = layer.linearize(before[index])[1].mean("channel").values * len(batch.indices)
-            for run in batch.pairs:
-                first, second = (before[index][i : i + run.count] for i in (run.first, run.second))
-                values = values + layer.secant(first, second).mean("channel").values * run.count
-            sums[index] = sums.get(index, 0) + values
-    return sums
+    return task(shared, item)
 
 
-def total(engine: Engine, shared: Shared, work: list[tuple[Batch, ...]]) -> dict[int, Tensor]:
-    sums: dict[int, Tensor] = {}
-    for part in engine.map(slope_sums, shared, work):
-        sums = {index: sums.get(index, 0) + values for index, values in part.items()}
-    return sums
+class Deadly:
+    """An engine on which a worker is killed on the way, in each quantity that uses it."""
+
+    def __init__(self, engine: Engine, folder: Path) -> None:
+        self.engine, self.folder, self.killed = engine, folder, 0
+
+    def map(self, task: Callable[[Any, Any], Any], shared: Any, items: Sequence[Any]) -> Iterator[Any]:
+        self.killed += 1
+        return self.engine.map(partial(dying, task, self.folder / str(self.killed)), shared, items)
+
+
+def quantities(engine: Engine, graph: lipscope.Graph, samples: lipscope.Samples) -> list[Any]:
+    """What every quantity over data finds on an engine, but for the time it took."""
+    means = lipscope.mean_slopes(graph, samples, pairs=4000, engine=engine)
+    whole = lipscope.mean_jacobian_norm(means, samples, "secant", pairs=600, engine=engine)
+    moment, directions = lipscope.second_moment(graph, samples, "active", engine=engine)
+    empirical, _ = lipscope.empirical(graph, samples, engine=engine)
+    local, _ = lipscope.local(graph, samples, limit=100, engine=engine)
+    found = [whole, moment, empirical, local, lipscope.mid_range(graph, samples, engine=engine)]
+    state = {name: array.tolist() for name, array in means.sums.state().items()}
+    return [state, directions.tolist(), *(f.model_dump(exclude={"cost"}) for f in found)]
 
 
 @pytest.fixture(scope="module")
-def problem() -> tuple[lipscope.Graph, lipscope.Samples, list[tuple[Batch, ...]]]:
+def problem() -> tuple[lipscope.Graph, lipscope.Samples]:
     torch.manual_seed(0)
     module = nn.Sequential(
         nn.Conv2d(2, 6, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(54, 40), nn.GELU(), nn.Linear(40, 35)
     )  # fmt: skip
-    graph = lipscope.from_torch(module, (2, 8, 8)).to(torch.float32)
-    samples = lipscope.load_samples(torch.randn(3000, 2, 8, 8))
-    return graph, samples, chunks(draw(3000, 4000, 64))
+    return lipscope.from_torch(module, (2, 8, 8)), lipscope.load_samples(torch.randn(1500, 2, 8, 8))
 
 
 # ---- always ----------------------------------------------------------------------------------------
@@ -179,22 +181,14 @@ def test_the_threads_of_this_process_are_shared_among_the_workers(cluster: RayEn
     assert set(RayEngine(threads=3).map(threads, None, range(4))) == {3}
 
 
-def test_sums_over_data_are_those_of_one_process(cluster: RayEngine, problem) -> None:
-    graph, samples, work = problem
-    assert len(work) == 6
-    here, there = (total(engine, (graph, samples, None), work) for engine in (SERIAL, cluster))
-    assert len(here) == len(graph.nonlinear())
-    for index, values in here.items():
-        assert torch.equal(values, there[index])
+def test_all_quantities_are_those_of_one_process(cluster: RayEngine, problem) -> None:
+    assert quantities(cluster, *problem) == quantities(SERIAL, *problem)
 
 
-def test_a_worker_killed_on_the_way_changes_nothing(cluster: RayEngine, problem, tmp_path: Path) -> None:
-    graph, samples, work = problem
-    here = total(SERIAL, (graph, samples, None), work)
-    there = total(cluster, (graph, samples, tmp_path), work)
-    assert (tmp_path / "died").exists()
-    for index, values in here.items():
-        assert torch.equal(values, there[index])
+def test_workers_killed_on_the_way_change_nothing(cluster: RayEngine, problem, tmp_path: Path) -> None:
+    deadly = Deadly(cluster, tmp_path)
+    assert quantities(deadly, *problem) == quantities(SERIAL, *problem)
+    assert len(list(tmp_path.iterdir())) == deadly.killed >= 6
 
 
 def test_the_item_of_a_dead_worker_is_done_again_in_its_place(cluster: RayEngine, tmp_path: Path) -> None:
