@@ -627,6 +627,6 @@ def test_effective_constants_of_networks_with_merge_layers() -> None:
         dense = linearize(graph, means.at(level, reading)).dense()
         assert found.value == pytest.approx(float(torch.linalg.matrix_norm(dense[0], 2)), rel=1e-5)
     scalar = means.at("scalar", "active")
-    by_hand = lipscope.scalar_slopes(graph, means.fractions(means.active))
+    by_hand = lipscope.scalar_slopes(graph, means.fractions("active"))
     torch.testing.assert_close(linearize(graph, scalar).dense(), linearize(graph, by_hand).dense())
     assert len(means.table()) == len(graph.nonlinear())
