@@ -90,7 +90,7 @@ def linearize(graph: Graph, slopes: Slopes, batch: int = 1) -> Jacobian:
     Args:
         graph: the network; its dtype and device are the operator's.
         slopes: one slope per nonlinear node, from `graph.linearize_at`, `graph.secant_slopes` or
-            `lipscope.effective_slopes`.
+            `MeanSlopes.at`.
         batch: the number B of operators the slopes describe.
 
     Raises:
