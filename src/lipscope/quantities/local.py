@@ -17,7 +17,7 @@ from ..graph import Graph
 from ..jacobian import linearize
 from ..progress import Progress, silent
 from ..results import Cost, Local
-from ..spectral import spectral_norm
+from ..spectral import SpectralNorm, spectral_norm
 from .checkpoint import Checkpoint, Saver, State, no_checkpoint
 from .witness import Pair, pair_along
 
@@ -103,7 +103,7 @@ def local(
             population=len(samples),
             mean=float(values.mean()),
             std=float(values.std(ddof=1)) if count > 1 else 0.0,
-            quantiles={f"{q:g}": float(np.quantile(values, q)) for q in _QUANTILES},
+            quantiles=quantiles(values),
             relative_error=float((found.errors / np.maximum(values, 1e-300)).max()),
         ),
         pair,
@@ -182,20 +182,26 @@ class _Found:
         self.directions = {i: self.directions[i] for i in kept}
 
 
+def norms_at(working: Graph, x: Tensor, tolerance: float, seed: int) -> tuple[Tensor, SpectralNorm]:
+    """Φ(x) and the leading singular triplet of J(x) at each point of a batch (B, *in), in the graph's precision."""
+    y, slopes = working.linearize_at(x)
+    operator = linearize(working, slopes, len(x))
+    return y, spectral_norm(operator, tolerance=tolerance, seed=seed, dtype=x.dtype, device=x.device)
+
+
+def quantiles(values: np.ndarray) -> dict[str, float]:
+    """The quantiles that results state of a distribution, by their level."""
+    return {f"{q:g}": float(np.quantile(values, q)) for q in _QUANTILES}
+
+
 def _chunk(task: _Task, indices: Sequence[int]) -> _Found:
     """Lip(x) at the samples of the indices, batch by batch."""
     working = task.graph.to(task.dtype, task.device)
     total = _Found(chunks=1)
     for start in range(0, len(indices), task.batch_size):
         batch = indices[start : start + task.batch_size]
-        y, slopes = working.linearize_at(task.samples.batch(batch).to(task.device, task.dtype))
-        found = spectral_norm(
-            linearize(working, slopes, len(batch)),
-            tolerance=task.tolerance,
-            seed=task.seed,
-            dtype=task.dtype,
-            device=task.device,
-        )
+        x = task.samples.batch(batch).to(task.device, task.dtype)
+        y, found = norms_at(working, x, task.tolerance, task.seed)
         # To the CPU first: not every device has float64.
         values, errors = (x.cpu().double().numpy() for x in (found.value, found.error))
         finite = y.isfinite().flatten(1).all(1).cpu().numpy() & np.isfinite(values)

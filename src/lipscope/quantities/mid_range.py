@@ -22,12 +22,11 @@ from torch import Tensor
 
 from ..engines import SERIAL, Engine
 from ..graph import Graph
-from ..jacobian import linearize
 from ..progress import Progress, silent
 from ..results import Cost, MidRange, StretchBin, StretchCurve
-from ..spectral import spectral_norm
 from .checkpoint import Checkpoint, Saver, no_checkpoint
 from .draws import Batch, chunks, draw
+from .local import norms_at, quantiles
 
 if TYPE_CHECKING:
     from ..data import Samples
@@ -41,7 +40,6 @@ _FRACTIONS = np.logspace(-3, 0, 10)
 """The t of `segments`."""
 _PAIRS_PER_SAMPLE = 4
 _LEAST_PAIRS, _MOST_BINS, _BINS_PER_DECADE = 10, 24, 4
-_QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
 # Closer than this (relative to the points' norms), rounding in float64 may show in the ratio.
 _COINCIDE = 1e-9
 
@@ -247,14 +245,7 @@ def _from_bases(shared: _Shared, exact: Graph, bases: _Bases) -> _Part:
 def _steepest_directions(shared: _Shared, x: Tensor) -> tuple[Tensor, int]:
     """v(x) as unit vectors (B, *in) in float64, and the passes it took."""
     working = shared.graph.to(shared.dtype, shared.device)
-    _, slopes = working.linearize_at(x.to(shared.dtype))
-    found = spectral_norm(
-        linearize(working, slopes, len(x)),
-        tolerance=shared.tolerance,
-        seed=shared.seed,
-        dtype=shared.dtype,
-        device=shared.device,
-    )
+    _, found = norms_at(working, x.to(shared.dtype), shared.tolerance, shared.seed)
     right = found.right.to(torch.float64)
     # Where J(x) = 0 every direction is as good as any other.
     right = torch.where(_columns(_norms(right), right) > 0.5, right, torch.ones_like(right))
@@ -321,7 +312,7 @@ def _curve(
                 high=float(distances[stop - 1]),
                 distance=float(np.median(distances[start:stop])),
                 count=stop - start,
-                quantiles={f"{q:g}": float(np.quantile(ratios[start:stop], q)) for q in _QUANTILES},
+                quantiles=quantiles(ratios[start:stop]),
             )
             for start, stop in itertools.pairwise(cuts)
         ],

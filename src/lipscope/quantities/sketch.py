@@ -226,7 +226,6 @@ class _Work:
         self.block = min(block, math.prod(shape_in), math.prod(shape_out))
         self.passes = self.full = 0
         self.forward_passes = 0
-        self.started = time.monotonic()
 
     def run(
         self, stream: JacobianStream, right: Tensor | None, left: Tensor | None, gram: bool = False
