@@ -91,3 +91,9 @@ def middle_and_radius(low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
 def up_hypot(*terms: float) -> float:
     """An upper bound of the root of the sum of squares of non-negative numbers."""
     return up(math.hypot(*terms), 4)
+
+
+def up_root(count: int) -> float:
+    """An upper bound of √count, exact for squares."""
+    root = math.isqrt(count)
+    return float(root) if root * root == count else up(math.sqrt(count))

@@ -217,9 +217,12 @@ class GraphBuilder:
 
     def add(self, layer: Layer, inputs: Sequence[int], place: str = "") -> int:
         """Append a layer and return its node index."""
+        return self.append(layer, inputs, self.shape_of(layer, inputs), place or f"layer {len(self.nodes)}")
+
+    def shape_of(self, layer: Layer, inputs: Sequence[int]) -> Shape:
+        """The per-sample shape of a layer's output on the values of some nodes."""
         zeros = [torch.zeros(1, *self.nodes[i].shape, dtype=torch.float64) for i in inputs]
-        shape = tuple(layer.to(torch.float64, "cpu").forward(*zeros).shape[1:])
-        return self.append(layer, inputs, shape, place or f"layer {len(self.nodes)}")
+        return tuple(layer.to(torch.float64, "cpu").forward(*zeros).shape[1:])
 
     def append(self, layer: Layer, inputs: Sequence[int], shape: Shape, place: str) -> int:
         """Append a layer whose output shape is known."""

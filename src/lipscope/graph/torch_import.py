@@ -11,18 +11,15 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import operator
 import warnings
-from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.export.graph_signature import InputKind, OutputKind, TensorArgument
 
 from ..errors import ModelError
-from ..layers.base import TORCH_RULES, Reference, Shape, TracedCall
-from .graph import INPUT, Graph, GraphBuilder
-from .simplify import fuse_scalings
+from ..layers.base import Shape
+from .graph import Graph
+from .program import from_program
 
 _TRACED_BATCH = 2
 _CHECKED_BATCH = 3
@@ -46,8 +43,7 @@ def from_torch(module: nn.Module, input_shape: Shape) -> Graph:
     modes = {part: part.training for part in module.modules()}
     module.eval()
     try:
-        graph = fuse_scalings(_import(module, tuple(input_shape)))
-        _check_weights(graph)
+        graph = from_program(_trace(module, tuple(input_shape)), tuple(input_shape), _TRACED_BATCH)
         _check_agreement(module, graph)
     finally:
         for part, training in modes.items():
@@ -75,99 +71,6 @@ def _trace(module: nn.Module, shape: Shape) -> torch.export.ExportedProgram:
             f"the model cannot be traced on an input of shape {shape}: {reason}. It must run on a batch "
             f"of {_TRACED_BATCH} such inputs, with no control flow that depends on their values"
         ) from error
-
-
-def _import(module: nn.Module, input_shape: Shape) -> Graph:
-    program = _trace(module, input_shape)
-    builder = GraphBuilder(input_shape)
-    env: dict[str, Any] = {}
-    for spec in program.graph_signature.input_specs:
-        if spec.kind is InputKind.USER_INPUT:
-            env[spec.arg.name] = Reference(INPUT, input_shape)
-        elif spec.kind in (InputKind.PARAMETER, InputKind.BUFFER, InputKind.CONSTANT_TENSOR):
-            assert spec.target is not None
-            held = program.state_dict.get(spec.target, program.constants.get(spec.target))
-            env[spec.arg.name] = held.detach().to("cpu", copy=True) if isinstance(held, Tensor) else held
-    for node in program.graph.nodes:
-        if node.op == "call_function":
-            env[node.name] = _import_call(node, env, builder)
-        elif node.op == "output":
-            return builder.build(_single_output(program, env))
-    raise ModelError("the traced model has no output")
-
-
-def _single_output(program: torch.export.ExportedProgram, env: dict[str, Any]) -> int:
-    # What an in-place operation writes into the input or a buffer also leaves the program, but is not its value.
-    outputs = [s.arg for s in program.graph_signature.output_specs if s.kind is OutputKind.USER_OUTPUT]
-    results = [env[o.name] for o in outputs if isinstance(o, TensorArgument)]
-    tensors = [r for r in results if isinstance(r, (Reference, Tensor))]
-    if len(tensors) != 1:
-        raise ModelError(f"the model returns {len(tensors)} tensors; wrap it so that it returns one")
-    if not isinstance(tensors[0], Reference):
-        raise ModelError("the model's output does not depend on its input")
-    return tensors[0].node
-
-
-def _import_call(node: torch.fx.Node, env: dict[str, Any], builder: GraphBuilder) -> Any:
-    def resolve(value: Any) -> Any:
-        if isinstance(value, torch.fx.Node):
-            return env[value.name]
-        if isinstance(value, (list, tuple)):
-            return type(value)(resolve(v) for v in value)
-        return value
-
-    if str(node.target) == "aten._assert_tensor_metadata.default":
-        return None  # stands before conversions between dtypes; computes nothing
-    args = tuple(resolve(a) for a in node.args)
-    kwargs = {k: resolve(v) for k, v in node.kwargs.items()}
-    if node.target is operator.getitem:
-        # Operations with several results are imported as the first; the others are never asked for.
-        if isinstance(args[0], Reference) and args[1] == 0:
-            return args[0]
-        if not isinstance(args[0], Reference):
-            return args[0][args[1]]
-    shape = _result_shape(node)
-    call = TracedCall(str(node.target), args, kwargs, shape[1:] if shape else (), _place(node))
-    if not call.references:
-        return node.target(*args, **kwargs)  # type: ignore[operator]  # folds what weights alone decide
-    rule = TORCH_RULES.get(call.op)
-    if rule is None:
-        raise call.unsupported("lipscope has no rule for it")
-    if shape is None or shape[0] != _TRACED_BATCH:
-        raise call.unsupported("it does not keep the batch as its first dimension")
-    layers = rule(call)
-    inputs = [reference.node for reference in call.references]
-    values = [reference.values for reference in call.references]
-    for position, layer in enumerate(layers):
-        values = [layer.output_range(values, [builder.nodes[i].shape for i in inputs])]
-        if position < len(layers) - 1:
-            inputs = [builder.add(layer, inputs, call.place)]
-        else:
-            inputs = [builder.append(layer, inputs, call.out_shape, call.place)]
-    return Reference(inputs[0], call.out_shape, values[0])
-
-
-def _result_shape(node: torch.fx.Node) -> Shape | None:
-    value = node.meta.get("val")
-    value = value[0] if isinstance(value, (list, tuple)) else value
-    return tuple(int(n) for n in value.shape) if isinstance(value, Tensor) else None
-
-
-def _place(node: torch.fx.Node) -> str:
-    """The innermost module that issued the operation, e.g. "layer1.0.relu (ReLU)"."""
-    stack = list((node.meta.get("nn_module_stack") or {}).values())
-    if not stack:
-        return node.name
-    path, kind = stack[-1]
-    kind = kind if isinstance(kind, str) else kind.__name__
-    kind = kind.rsplit(".", 1)[-1]
-    return f"{path} ({kind})" if path else f"{node.name} ({kind})"
-
-
-def _check_weights(graph: Graph) -> None:
-    for node in graph.nodes:
-        if node.layer is not None and not all(bool(torch.isfinite(p).all()) for p in node.layer.parameters()):
-            raise ModelError(f"{node.place}: a weight is NaN or infinite; load a sound checkpoint")
 
 
 def _check_agreement(module: nn.Module, graph: Graph) -> None:

@@ -1,19 +1,11 @@
-"""Layer types, one file a kind; importing this package registers their import rules."""
+"""Layer types, one file a kind. Importing this package imports every file of it, which registers their import rules."""
 
-from . import activation, aggregation, average_pool, convolution, dense, max_pool, merge, reshape, scaling
+from importlib import import_module
+from pkgutil import iter_modules
+
 from .base import Layer, LinearLayer, NonlinearLayer
 
-__all__ = [
-    "Layer",
-    "LinearLayer",
-    "NonlinearLayer",
-    "activation",
-    "aggregation",
-    "average_pool",
-    "convolution",
-    "dense",
-    "max_pool",
-    "merge",
-    "reshape",
-    "scaling",
-]
+for _file in iter_modules(__path__):
+    import_module(f"{__name__}.{_file.name}")
+
+__all__ = ["Layer", "LinearLayer", "NonlinearLayer"]

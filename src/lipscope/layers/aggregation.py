@@ -1,6 +1,6 @@
 """Layers that merge entries nonlinearly: p-norm pooling, the complex modulus, the product of bounded signals.
 
-Pooling over windows is `Unfold` (which lays each window out along a new axis) and a norm over that axis.
+Pooling over windows is `Copies` (which lays each window out along a new axis) and a norm over that axis.
 A product of two signals is `Stack` and a product over the new axis, so that every nonlinear layer has one
 input.
 """
@@ -17,10 +17,8 @@ from torch import Tensor
 from ..results import Norm
 from ..rounding import UNIT, up, up_hypot, up_product, up_sum, widen
 from ..slopes import AveragedSlope, GroupWeights, Point, Slope
-from ..windows import Windows
-from .base import Layer, LinearLayer, Lines, NonlinearLayer, Range, Shape, TracedCall, torch_rule
+from .base import Layer, Lines, NonlinearLayer, Range, Shape, TracedCall, torch_rule
 from .merge import Stack
-from .scaling import scaling_by_constant
 
 _ROUNDING = 2.0**-43
 """Covers the roundings of a p-norm and of the powers in it, with a large reserve."""
@@ -123,8 +121,8 @@ class Modulus(NormPool):
 class Product(NonlinearLayer):
     """y = x[0]·x[1] over the first per-sample axis, for |x[0]| ≤ bounds[0] and |x[1]| ≤ bounds[1] only.
 
-    A product of unbounded signals has no Lipschitz constant; with bounds, ‖Δy‖ ≤ bounds[1]·‖Δx[0]‖ +
-    bounds[0]·‖Δx[1]‖.
+    With bounds, ‖Δy‖ ≤ bounds[1]·‖Δx[0]‖ + bounds[0]·‖Δx[1]‖. Unless both are finite the product has no
+    global Lipschitz constant (`constant` is infinite), but one over every ball of inputs.
     """
 
     kind = "product"
@@ -175,7 +173,7 @@ class Product(NonlinearLayer):
         return _gradient_norm(norm, *(float(steepest[:, i].max()) for i in (0, 1)))
 
     def output_range(self, inputs: Sequence[Range], shapes: Sequence[Shape]) -> Range:
-        largest = up(self.bounds[0] * self.bounds[1])
+        largest = up_product(*self.bounds)
         return -largest, largest
 
 
@@ -184,40 +182,6 @@ def _gradient_norm(norm: Norm, first: float, second: float) -> float:
     if norm == "2":
         return up_hypot(first, second)
     return max(first, second) if norm == "1" else up_sum(first, second)
-
-
-@dataclass(eq=False)
-class Unfold(LinearLayer):
-    """Windows of `size` entries every `step` along the per-sample `axis`, laid out along a new last axis."""
-
-    kind = "unfold"
-    moves_only = True
-    axis: int
-    length: int
-    size: int
-    step: int
-
-    def apply(self, *vs: Tensor) -> Tensor:
-        return vs[0].unfold(self.axis + 1, self.size, self.step)
-
-    def transpose(self, u: Tensor) -> tuple[Tensor, ...]:
-        axis, count = self.axis + 1, u.shape[self.axis + 1]
-        total = u.new_zeros(*u.shape[:axis], self.length, *u.shape[axis + 1 : -1])
-        for tap in range(self.size):
-            cells = [slice(None)] * axis + [slice(tap, tap + (count - 1) * self.step + 1, self.step)]
-            total[tuple(cells)] += u[..., tap]
-        return (total,)
-
-    def norm(self, shapes: Sequence[Shape]) -> float:
-        """√(largest number of windows that read one entry)."""
-        count = (self.length - self.size) // self.step + 1
-        windows = Windows((self.length,), (count,), (self.size,), (self.step,), (0,), (1,))
-        cover = windows.largest_cover()
-        root = math.isqrt(cover)
-        return float(root) if root * root == cover else up(math.sqrt(cover))
-
-    def output_range(self, inputs: Sequence[Range], shapes: Sequence[Shape]) -> Range:
-        return inputs[0]
 
 
 def norm_pool(p: float, axes: tuple[int, ...], keep: bool, shape: Shape) -> NormPool:
@@ -241,34 +205,11 @@ def _vector_norm(call: TracedCall) -> Sequence[Layer]:
 
 @torch_rule("aten.hypot.default")
 def _hypot(call: TracedCall) -> Sequence[Layer]:
-    return [_pair(call), Modulus(2.0, (0,))]
+    return [pair(call), Modulus(2.0, (0,))]
 
 
-@torch_rule("aten.unfold.default")
-def _unfold(call: TracedCall) -> Sequence[Layer]:
-    shape = call.input_shape
-    axis = call.args[1] % (len(shape) + 1) - 1
-    if axis < 0:
-        raise call.unsupported("it unfolds the batch")
-    return [Unfold(axis, shape[axis], *call.args[2:4])]
-
-
-@torch_rule("aten.mul.Tensor", "aten.mul.Scalar", "aten.div.Tensor", "aten.div.Scalar")
-def _product(call: TracedCall) -> Sequence[Layer]:
-    if len(call.references) == 1:
-        return [scaling_by_constant(call)]
-    if call.op == "aten.div.Tensor":
-        raise call.unsupported("a quotient of two tensors that depend on the input has no global bound")
-    first, second = (max(abs(bound) for bound in reference.values) for reference in call.references)
-    if math.isinf(first) or math.isinf(second):
-        raise call.unsupported(
-            "a product of two tensors that depend on the input has no global bound unless both are bounded, "
-            "as by a sigmoid, tanh or clamp"
-        )
-    return [_pair(call), Product((first, second))]
-
-
-def _pair(call: TracedCall) -> Stack:
+def pair(call: TracedCall) -> Stack:
+    """Two signals of one shape, stacked along a new first axis."""
     shapes = [reference.shape for reference in call.references]
     if len(shapes) != 2 or shapes[0] != shapes[1]:
         raise call.unsupported(f"it combines the shapes {', '.join(map(str, shapes))}; they must be equal")

@@ -15,7 +15,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Self, TypeVar
 from weakref import WeakKeyDictionary
 
 import torch
@@ -384,12 +384,17 @@ class Reference:
     values: Range = UNBOUNDED
 
 
+Append = Callable[[Layer, Sequence[Reference], Shape | None], Reference]
+"""Appends a layer, on those values, to the graph that is being built; the output shape where it is known."""
+
+
 @dataclass(frozen=True)
 class TracedCall:
     """A traced torch operation as an import rule sees it.
 
     `args` holds `Reference`s, constant tensors (weights) and Python values; `out_shape` leaves
-    the batch out. `place` is where it stands in the model, for error messages.
+    the batch out. `place` is where it stands in the model, for error messages. Of an operation with
+    several results, `result` says which is asked for; `batch` is the batch size it was traced with.
     """
 
     op: str
@@ -397,6 +402,31 @@ class TracedCall:
     kwargs: dict[str, Any]
     out_shape: Shape
     place: str
+    result: int = 0
+    batch: int = 2
+    target: Callable[..., Any] | None = None
+    append: Append | None = None
+
+    def apply(self, layer: Layer, *inputs: Reference) -> Reference:
+        """Append a layer that reads those values (an argument, or what another `apply` gave)."""
+        assert self.append is not None
+        return self.append(layer, inputs, None)
+
+    def evaluate(self, *values: Tensor) -> Tensor:
+        """The operation itself on tensors (batch, *s) in the place of `references`; for rules that probe it."""
+        assert self.target is not None
+        left = list(values)
+
+        def resolve(value: Any) -> Any:
+            if isinstance(value, Reference):
+                return left.pop(0)
+            if isinstance(value, (list, tuple)):
+                return type(value)(resolve(v) for v in value)
+            return value
+
+        args = resolve(self.args)
+        found = self.target(*args, **{k: resolve(v) for k, v in self.kwargs.items()})
+        return found[self.result] if isinstance(found, (list, tuple)) else found  # type: ignore[no-any-return]
 
     def arg(self, index: int, name: str, default: Any = None) -> Any:
         """A positional or keyword argument."""
@@ -441,20 +471,33 @@ class TracedCall:
         )
 
 
-Rule = Callable[[TracedCall], Sequence[Layer]]
-"""Turns a call into the chain of layers that computes it; an empty chain means identity."""
+Rule = Callable[[TracedCall], Sequence[Layer] | Reference]
+"""Turns a call into the chain of layers that computes it (an empty chain means identity), or appends
+layers of its own with `TracedCall.apply` and returns the value."""
 
 TORCH_RULES: dict[str, Rule] = {}
 
 
-def torch_rule(*ops: str) -> Callable[[Rule], Rule]:
-    """Register a rule for the traced operations named, such as "aten.relu.default"."""
+_R = TypeVar("_R", bound=Rule)
 
-    def register(rule: Rule) -> Rule:
+
+def torch_rule(*ops: str, any_result: bool = False) -> Callable[[_R], _R]:
+    """Register a rule for the traced operations named, such as "aten.relu.default".
+
+    Args:
+        any_result: the rule heeds `TracedCall.result`; others give the first of several results only.
+    """
+
+    def register(rule: _R) -> _R:
+        def first_result(call: TracedCall) -> Sequence[Layer] | Reference:
+            if call.result != 0:
+                raise call.unsupported(f"its result number {call.result} (such as indices) is used")
+            return rule(call)
+
         for op in ops:
             if op in TORCH_RULES:
                 raise ValueError(f"two import rules for {op}")
-            TORCH_RULES[op] = rule
+            TORCH_RULES[op] = rule if any_result else first_result
         return rule
 
     return register

@@ -208,7 +208,7 @@ def _general_convolution(call: TracedCall) -> Sequence[Layer]:
 
 
 def _with_args(call: TracedCall, args: tuple[object, ...]) -> TracedCall:
-    return TracedCall(call.op, args, {}, call.out_shape, call.place)
+    return replace(call, args=args, kwargs={})
 
 
 def scale_outputs(layer: Convolution, factor: Tensor, shift: Tensor) -> Convolution:

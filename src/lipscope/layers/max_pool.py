@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from ..results import Norm
-from ..rounding import up, up_product
+from ..rounding import up_product, up_root
 from ..slopes import AveragedSlope, Point, SecantSelector, Selector, Slope, TapWeights
 from ..windows import Windows, per_dimension
 from .base import Layer, Lines, NonlinearLayer, Range, Shape, TracedCall, torch_rule
@@ -50,7 +50,7 @@ class MaxPool(NonlinearLayer):
 
     def constant(self, shape: Shape) -> float:
         """√(largest number of windows that read one cell)."""
-        return _root(self.windows.largest_cover())
+        return up_root(self.windows.largest_cover())
 
     def lipschitz_in(self, norm: Norm, bounds: Sequence[float], shapes: Sequence[Shape]) -> float:
         """1 for q = ∞; for q = 1 the largest number of windows that read one cell."""
@@ -83,7 +83,7 @@ class MaxPool(NonlinearLayer):
             torch.ones(1, 1, shape[0], *self.windows.out_size, dtype=torch.float64)
         )
         cover = math.ceil(float(windows_won.max()))
-        return float(cover) if norm == "1" else _root(cover)
+        return float(cover) if norm == "1" else up_root(cover)
 
     def lines(self, low: Tensor, high: Tensor) -> Lines:
         """Below: the cell with the highest lower bound. Above: the sure winner, else the highest upper bound.
@@ -115,11 +115,6 @@ class MaxPool(NonlinearLayer):
             x, w.kernel, w.stride, w.padding, w.dilation, self.ceil_mode, return_indices=True
         )
         return pooled
-
-
-def _root(count: int) -> float:
-    root = math.isqrt(count)
-    return float(root) if root * root == count else up(math.sqrt(count))
 
 
 @torch_rule(*(f"aten.max_pool{d}d{f}.default" for d in (1, 2, 3) for f in ("", "_with_indices")))

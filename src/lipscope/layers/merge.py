@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -11,7 +12,6 @@ from torch import Tensor
 from ..results import Norm
 from ..rounding import up_hypot, up_product, up_sum
 from .base import Layer, LinearLayer, Range, Reference, Shape, TracedCall, torch_rule
-from .scaling import scaling_by_constant
 
 
 @dataclass(eq=False)
@@ -101,19 +101,24 @@ class Stack(SideBySide):
         return u.unbind(self.axis + 1)
 
 
-@torch_rule("aten.add.Tensor", "aten.sub.Tensor", "aten.add.Scalar", "aten.sub.Scalar", "aten.rsub.Scalar")
-def _sum(call: TracedCall) -> Sequence[Layer]:
-    references = call.references
-    if len(references) == 1:
-        if call.op == "aten.rsub.Scalar":
-            flipped = (call.args[1], call.args[0])
-            settings = {"alpha": call.arg(2, "alpha", 1)}
-            call = TracedCall("aten.sub.Scalar", flipped, settings, call.out_shape, call.place)
-        return [scaling_by_constant(call)]
-    if references[0].shape != references[1].shape:
-        raise call.unsupported(f"it broadcasts {references[0].shape} against {references[1].shape}")
-    sign = -1.0 if call.op == "aten.sub.Tensor" else 1.0
-    return [Sum((1.0, sign * float(call.kwargs.get("alpha", 1))))]
+@dataclass(eq=False)
+class Join(SideBySide):
+    """The inputs, of any `shapes`, flattened and side by side: so a function of several becomes one of one."""
+
+    kind = "join"
+    shapes: tuple[Shape, ...]
+
+    def apply(self, *vs: Tensor) -> Tensor:
+        return torch.cat([v.flatten(1) for v in vs], 1)
+
+    def transpose(self, u: Tensor) -> tuple[Tensor, ...]:
+        return self.parts(u)
+
+    def parts(self, joined: Tensor) -> tuple[Tensor, ...]:
+        """The inputs (batch, *shape) that were joined, as views."""
+        widths = [math.prod(shape) for shape in self.shapes]
+        pieces = torch.split(joined, widths, -1)
+        return tuple(p.reshape(*p.shape[:-1], *s) for p, s in zip(pieces, self.shapes, strict=True))
 
 
 @torch_rule("aten.cat.default", "aten.stack.default")

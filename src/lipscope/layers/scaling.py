@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -12,7 +11,7 @@ from torch import Tensor
 
 from ..errors import CertificateError
 from ..rounding import gamma, up
-from .base import UNBOUNDED, Filter, Layer, LinearLayer, Range, Reference, Shape, TracedCall, torch_rule
+from .base import UNBOUNDED, Filter, Layer, LinearLayer, Range, Shape, TracedCall, torch_rule
 
 
 @dataclass(eq=False)
@@ -79,39 +78,3 @@ def _batch_norm(call: TracedCall) -> Sequence[Layer]:
     factor = factor if gain is None else factor * gain
     offset = -mean * factor if bias is None else bias - mean * factor
     return [Scaling(factor.reshape(-1, *[1] * dims), offset.reshape(-1, *[1] * dims), operations=5)]
-
-
-_ARITHMETIC = {"add": operator.add, "sub": operator.sub, "mul": operator.mul, "div": operator.truediv}
-
-
-def scaling_by_constant(call: TracedCall) -> Scaling:
-    """X + c, c + x, x − c, c − x, c·x or x/c as a `Scaling`; c a number or a constant tensor."""
-    name = call.op.split(".")[1]
-    left, right = call.args[:2]
-    shape = call.input_shape
-    if call.out_shape != shape:
-        raise call.unsupported(f"the constant broadcasts the shape {shape} to {call.out_shape}")
-    alpha = call.arg(2, "alpha", 1)
-    rounding = call.kwargs.get("rounding_mode")
-    if rounding is not None:
-        raise call.unsupported(f"division with rounding_mode={rounding!r} is not continuous")
-    if name == "div" and isinstance(right, Reference):
-        raise call.unsupported("a quotient by something that depends on the input has no global bound")
-    constant = right if isinstance(left, Reference) else left
-    value = torch.as_tensor(constant).to(torch.float64)
-    if value.ndim > len(shape):
-        if value.ndim > len(shape) + 1 or value.shape[0] != 1:
-            raise call.unsupported("the constant differs between samples of a batch")
-        value = value.reshape(value.shape[1:])
-    one = torch.ones((), dtype=torch.float64)
-    if name in ("mul", "div"):
-        return Scaling(_ARITHMETIC[name](one, value), None, operations=int(name == "div"))
-    sign = 1 if name == "add" or isinstance(left, Reference) else -1
-    if isinstance(left, Reference):
-        return Scaling(one, _ARITHMETIC[name](0.0, value) * alpha)
-    return Scaling(one * sign * alpha, value, operations=1)
-
-
-@torch_rule("aten.neg.default")
-def _negation(call: TracedCall) -> Sequence[Layer]:
-    return [Scaling(-torch.ones((), dtype=torch.float64))]

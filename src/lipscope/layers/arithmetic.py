@@ -1,0 +1,89 @@
+"""The rules of + − × ÷ between signals, and between signals and constants; shapes broadcast as in torch."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from .aggregation import Product
+from .base import Layer, Reference, TracedCall, torch_rule
+from .copies import expanded
+from .merge import Stack, Sum
+from .scaling import Scaling
+
+_ARITHMETIC = {"add": operator.add, "sub": operator.sub, "mul": operator.mul, "div": operator.truediv}
+
+
+def _with_constant(call: TracedCall) -> Reference:
+    """X + c, c + x, x − c, c − x, c·x or x/c as a `Scaling`; c a number or a constant tensor."""
+    name = call.op.split(".")[1]
+    left, right = call.args[:2]
+    (signal,) = call.references
+    alpha = call.arg(2, "alpha", 1)
+    rounding = call.kwargs.get("rounding_mode")
+    if rounding is not None:
+        raise call.unsupported(f"division with rounding_mode={rounding!r} is not continuous")
+    if name == "div" and isinstance(right, Reference):
+        raise call.unsupported("a quotient by something that depends on the input has no global bound")
+    constant = per_sample(call, torch.as_tensor(right if isinstance(left, Reference) else left))
+    one = torch.ones((), dtype=torch.float64)
+    if name in ("mul", "div"):
+        layer = Scaling(_ARITHMETIC[name](one, constant), None, operations=int(name == "div"))
+    elif isinstance(left, Reference):
+        layer = Scaling(one, _ARITHMETIC[name](0.0, constant) * alpha)
+    else:
+        sign = 1 if name == "add" else -1
+        layer = Scaling(one * sign * alpha, constant, operations=1)
+    return call.apply(layer, expanded(call, signal, call.out_shape))
+
+
+def per_sample(call: TracedCall, constant: Tensor) -> Tensor:
+    """A constant operand in float64, as it meets one sample of the call's output."""
+    value = constant.to(torch.float64)
+    if value.ndim == len(call.out_shape) + 1:
+        if not bool((value == value[:1]).all()):
+            raise call.unsupported("the constant differs between samples of a batch")
+        value = value[0]
+    return value
+
+
+@torch_rule("aten.neg.default")
+def _negation(call: TracedCall) -> Sequence[Layer]:
+    return [Scaling(-torch.ones((), dtype=torch.float64))]
+
+
+@torch_rule("aten.add.Tensor", "aten.sub.Tensor", "aten.add.Scalar", "aten.sub.Scalar", "aten.rsub.Scalar")
+def _sum(call: TracedCall) -> Reference:
+    references = call.references
+    if len(references) == 1:
+        if call.op == "aten.rsub.Scalar":
+            flipped = (call.args[1], call.args[0])
+            settings = {"alpha": call.arg(2, "alpha", 1)}
+            call = replace(call, op="aten.sub.Scalar", args=flipped, kwargs=settings)
+        return _with_constant(call)
+    sign = -1.0 if call.op == "aten.sub.Tensor" else 1.0
+    layer = Sum((1.0, sign * float(call.kwargs.get("alpha", 1))))
+    return call.apply(layer, *(expanded(call, reference, call.out_shape) for reference in references))
+
+
+@torch_rule("aten.mul.Tensor", "aten.mul.Scalar", "aten.div.Tensor", "aten.div.Scalar", "aten.square.default")
+def _product(call: TracedCall) -> Reference:
+    references = call.references
+    if call.op == "aten.square.default":
+        references = references * 2
+    if len(references) == 1:
+        return _with_constant(call)
+    if call.op == "aten.div.Tensor":
+        raise call.unsupported("a quotient of two tensors that depend on the input has no global bound")
+    return product(call, *references)
+
+
+def product(call: TracedCall, *factors: Reference) -> Reference:
+    """The entrywise product of two signals, broadcast against each other."""
+    first, second = (max(abs(bound) for bound in factor.values) for factor in factors)
+    pair = call.apply(Stack(0), *(expanded(call, factor, call.out_shape) for factor in factors))
+    return call.apply(Product((first, second)), pair)
