@@ -23,6 +23,7 @@ from torch import Tensor
 
 from ..certified import spectral_norm_upper
 from ..errors import CertificateError, UnsupportedLayerError
+from ..layout import PLAIN, Layout
 from ..results import Norm
 from ..rounding import (
     TINY,
@@ -382,6 +383,8 @@ class Reference:
     node: int
     shape: Shape
     values: Range = UNBOUNDED
+    layout: Layout = PLAIN
+    """Where the traced tensor keeps the batch; `shape` leaves it out in any case."""
 
 
 Append = Callable[[Layer, Sequence[Reference], Shape | None], Reference]
@@ -406,6 +409,10 @@ class TracedCall:
     batch: int = 2
     target: Callable[..., Any] | None = None
     append: Append | None = None
+    layout: Layout = PLAIN
+    """Where the traced result keeps the batch."""
+    traced: TracedCall | None = None
+    """The call as it was traced, if a batch is not first and alone there; this call is as if it were."""
 
     def apply(self, layer: Layer, *inputs: Reference) -> Reference:
         """Append a layer that reads those values (an argument, or what another `apply` gave)."""
@@ -415,6 +422,10 @@ class TracedCall:
     def evaluate(self, *values: Tensor) -> Tensor:
         """The operation itself on tensors (batch, *s) in the place of `references`; for rules that probe it."""
         assert self.target is not None
+        if self.traced is not None:
+            inputs = zip(self.traced.references, values, strict=True)
+            result = self.traced.evaluate(*(reference.layout.enter(value) for reference, value in inputs))
+            return self.layout.leave(result, self.batch)
         left = list(values)
 
         def resolve(value: Any) -> Any:
