@@ -126,6 +126,7 @@ class Product(NonlinearLayer):
     """
 
     kind = "product"
+    why_unbounded = "product of two signals of which one is unbounded"
     bounds: tuple[float, float]
 
     def forward(self, *xs: Tensor) -> Tensor:

@@ -74,6 +74,8 @@ class Layer(ABC):
 
     kind: ClassVar[str]
     """The word users know it by, as printed in tables."""
+    why_unbounded: ClassVar[str] = ""
+    """Where its constant may be infinite, the reason in words; the kind alone is named otherwise."""
 
     @abstractmethod
     def forward(self, *xs: Tensor) -> Tensor:
