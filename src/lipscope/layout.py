@@ -18,11 +18,13 @@ Shape = tuple[int, ...]
 class Layout:
     """A traced tensor whose dimension `axis` is the batch or, if `folded`, runs over (sample, entry).
 
-    Its per-sample shape leaves the batch out; entries that are folded with it stay as a dimension.
+    With `fastest` it runs over (entry, sample): from one entry to the next the batch is the fastest. Its
+    per-sample shape leaves the batch out; entries that are folded with it stay as a dimension.
     """
 
     axis: int = 0
     folded: bool = False
+    fastest: bool = False
 
     @property
     def plain(self) -> bool:
@@ -46,13 +48,17 @@ class Layout:
 
     def enter(self, x: Tensor) -> Tensor:
         """(B, *s) as the traced program has it."""
-        moved = x.movedim(0, self.axis)
+        moved = x.movedim(0, self.axis + self.fastest)
         return moved.flatten(self.axis, self.axis + 1) if self.folded else moved
 
     def leave(self, traced: Tensor, batch: int) -> Tensor:
         """The traced program's tensor as (B, *s); the inverse of `enter`."""
-        opened = traced.unflatten(self.axis, (batch, -1)) if self.folded else traced
-        return opened.movedim(self.axis, 0)
+        return self.opened(traced, batch).movedim(self.axis + self.fastest, 0)
+
+    def opened(self, traced: Tensor, batch: int) -> Tensor:
+        """The traced tensor with the batch in a dimension of its own, `axis + fastest`."""
+        sizes = (-1, batch) if self.fastest else (batch, -1)
+        return traced.unflatten(self.axis, sizes) if self.folded else traced
 
 
 PLAIN = Layout()

@@ -24,7 +24,16 @@ _MOVES = ("permute", "transpose", "t", "numpy_T", "movedim", "swapaxes", "unsque
 _ORDERS = (*_RESHAPES, *_MOVES)
 """Operations that may name the batch: their rules go by shapes or by the call as traced."""
 _DIMENSIONS = ("dim", "dims", "dim0", "dim1", "axis", "start_dim", "end_dim")
-_CHANNELS_SECOND = ("conv", "pool", "batch_norm", "group_norm", "instance_norm", "upsample", "prelu", "im2col")
+_CHANNELS_SECOND = (
+    "conv",
+    "pool",
+    "batch_norm",
+    "group_norm",
+    "instance_norm",
+    "upsample",
+    "prelu",
+    "im2col",
+)
 """Operations that give the second dimension a meaning, which a folded batch would shift."""
 
 
@@ -75,6 +84,10 @@ def _result_layout(call: TracedCall, traced: Shape) -> Layout:
         return _after_reshape(call, references[0], traced)
     if all(r.layout.plain for r in references) and traced[:1] == (call.batch,) and name not in _MOVES:
         return PLAIN
+    if torch.Tag.pointwise in getattr(call.target, "tags", ()):
+        widest = max(references, key=lambda r: r.layout.rank(r.shape))
+        gap = len(traced) - widest.layout.rank(widest.shape)
+        return replace(widest.layout, axis=widest.layout.axis + gap)
     grown = _grown_shape(call)
     if grown is None:  # a size in its arguments fixes the batch
         same = references[0].layout
@@ -89,15 +102,19 @@ def _result_layout(call: TracedCall, traced: Shape) -> Layout:
     entries = grown[axis] - traced[axis]
     if traced[axis] != entries * call.batch:
         raise call.unsupported("it puts entries beside the samples of a batch")
-    return Layout(axis, entries != 1)
+    return Layout(axis, entries != 1, entries != 1 and any(r.layout.fastest for r in references))
 
 
 def _after_reshape(call: TracedCall, source: Reference, traced: Shape) -> Layout:
     """Row-major order is kept, so the batch begins behind as many entries as before."""
-    ahead = math.prod(source.shape[: source.layout.axis])
+    layout = source.layout
+    ahead = math.prod(source.shape[: layout.axis + layout.fastest])
+    before = 1
     for axis, size in enumerate(traced):
-        if math.prod(traced[:axis]) == ahead and size % call.batch == 0:
-            return Layout(axis, size != call.batch)
+        outer, inner = ahead // before, size * before // (ahead * call.batch)
+        if ahead == before * outer and size == outer * call.batch * inner and 1 in (outer, inner):
+            return Layout(axis, (outer, inner) != (1, 1), outer != 1)
+        before *= size
     raise call.unsupported("it mixes the batch with other dimensions")
 
 
@@ -129,10 +146,11 @@ def _without_batch(call: TracedCall, layout: Layout, traced: Shape, value: Any) 
         return value
     if value.shape[axis] == 1:
         return value if layout.folded else value.squeeze(axis)
-    opened = value.unflatten(axis, (call.batch, -1)) if layout.folded else value
-    if not bool((opened == opened.narrow(axis, 0, 1)).all()):
+    samples = axis + layout.fastest
+    opened = replace(layout, axis=axis).opened(value, call.batch)
+    if not bool((opened == opened.narrow(samples, 0, 1)).all()):
         raise call.unsupported("the constant differs between samples of a batch")
-    return opened.select(axis, 0)
+    return opened.select(samples, 0)
 
 
 def _schema(call: TracedCall) -> Sequence[torch.Argument]:
@@ -159,4 +177,3 @@ def _renumbered(call: TracedCall, dims: Any, layout: Layout, rank: int) -> Any:
     if place is None or (layout.folded and dim == layout.axis):
         raise call.unsupported("it acts along the batch")
     return place + 1
-

@@ -108,6 +108,7 @@ def _value(node: torch.fx.Node, env: dict[str, Any], builder: GraphBuilder, batc
         out_shape=(),
         place=_place(node),
         batch=batch,
+        dtype=_result_dtype(node),
         target=node.target,  # type: ignore[arg-type]
     )
     if not call.references:
@@ -153,6 +154,13 @@ def _result_shapes(node: torch.fx.Node) -> list[Shape]:
     value = node.meta.get("val")
     values = value if isinstance(value, (list, tuple)) else [value]
     return [tuple(int(n) for n in v.shape) for v in values if isinstance(v, Tensor)]
+
+
+def _result_dtype(node: torch.fx.Node) -> torch.dtype:
+    """The type of the first result."""
+    value = node.meta.get("val")
+    first = value[0] if isinstance(value, (list, tuple)) else value
+    return first.dtype if isinstance(first, Tensor) else torch.float32
 
 
 def _place(node: torch.fx.Node) -> str:

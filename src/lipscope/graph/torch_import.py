@@ -12,13 +12,16 @@ from __future__ import annotations
 import contextlib
 import copy
 import warnings
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
 
 from ..errors import ModelError
 from ..layers.base import Shape
+from .decompositions import decompositions
 from .graph import Graph
+from .kept import kept_functions
 from .program import from_program
 
 _TRACED_BATCH = 2
@@ -60,10 +63,10 @@ def _example(module: nn.Module, batch: int, shape: Shape) -> Tensor:
 
 def _trace(module: nn.Module, shape: Shape) -> torch.export.ExportedProgram:
     try:
-        with warnings.catch_warnings(), torch.no_grad():
+        with warnings.catch_warnings(), torch.no_grad(), kept_functions(), _plain_attention():
             warnings.simplefilter("ignore")
             program = torch.export.export(module, (_example(module, _TRACED_BATCH, shape),), strict=False)
-            functional: torch.export.ExportedProgram = program.run_decompositions({})
+            functional: torch.export.ExportedProgram = program.run_decompositions(decompositions())
             return functional
     except Exception as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
@@ -71,6 +74,17 @@ def _trace(module: nn.Module, shape: Shape) -> torch.export.ExportedProgram:
             f"the model cannot be traced on an input of shape {shape}: {reason}. It must run on a batch "
             f"of {_TRACED_BATCH} such inputs, with no control flow that depends on their values"
         ) from error
+
+
+@contextlib.contextmanager
+def _plain_attention() -> Iterator[None]:
+    """Without the fused encoder that torch runs in evaluation mode, which is one opaque operation."""
+    fast = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
 
 
 def _check_agreement(module: nn.Module, graph: Graph) -> None:

@@ -32,6 +32,7 @@ from ..rounding import (
     middle_and_radius,
     up,
     up_product,
+    up_sum,
     up_tensor,
     widen,
 )
@@ -159,6 +160,19 @@ class LinearLayer(Layer):
         if matrix is None:
             raise NotImplementedError(f"{type(self).__name__} on {shape} is too large for a dense norm")
         return spectral_norm_upper(matrix, self.entry_error)
+
+    def output_range(self, inputs: Sequence[Range], shapes: Sequence[Shape]) -> Range:
+        """Symmetric: the largest absolute row sum times the largest absolute input, and the offset."""
+        largest = max(abs(end) for values in inputs for end in values)
+        if math.isinf(largest):
+            return UNBOUNDED
+        try:
+            reach = up_product(self.to(torch.float64, "cpu").scaled_norm("inf", shapes), largest)
+        except NotImplementedError:
+            return UNBOUNDED
+        offset = 0.0 if self.offset is None else float(self.offset.abs().max())
+        reach = up_sum(reach, offset)
+        return -reach, reach
 
     def filter(self, shape: Shape) -> Filter | None:
         """The layer as a translation-invariant filter on inputs of the shape, or None if it is not one."""
@@ -399,7 +413,8 @@ class TracedCall:
 
     `args` holds `Reference`s, constant tensors (weights) and Python values; `out_shape` leaves
     the batch out. `place` is where it stands in the model, for error messages. Of an operation with
-    several results, `result` says which is asked for; `batch` is the batch size it was traced with.
+    several results, `result` says which is asked for; `batch` is the batch size it was traced with,
+    `dtype` the type of its (first) result.
     """
 
     op: str
@@ -409,6 +424,7 @@ class TracedCall:
     place: str
     result: int = 0
     batch: int = 2
+    dtype: torch.dtype = torch.float32
     target: Callable[..., Any] | None = None
     append: Append | None = None
     layout: Layout = PLAIN
