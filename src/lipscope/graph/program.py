@@ -111,11 +111,29 @@ def _value(node: torch.fx.Node, env: dict[str, Any], builder: GraphBuilder, batc
         dtype=_result_dtype(node),
         target=node.target,  # type: ignore[arg-type]
     )
+    if call.op in _CREATIONS:
+        return _created(call, shapes[0])
     if not call.references:
         return node.target(*args, **kwargs)  # type: ignore[operator]  # folds what weights alone decide
     if isinstance(node.meta.get("val"), (list, tuple)):
         return _Several(call, {})
     return _imported(call, shapes[0] if shapes else None, builder)
+
+
+_CREATIONS = (
+    "aten.new_zeros.default",
+    "aten.zeros_like.default",
+    "aten.new_ones.default",
+    "aten.ones_like.default",
+)
+"""Constants that take only their dtype or shape from a tensor."""
+
+
+def _created(call: TracedCall, shape: Shape) -> Tensor:
+    like = call.args[0]
+    make = torch.zeros if "zeros" in call.op else torch.ones
+    default = torch.float32 if isinstance(like, Reference) else like.dtype
+    return make(shape, dtype=call.kwargs.get("dtype") or default)
 
 
 def _imported(call: TracedCall, shape: Shape | None, builder: GraphBuilder) -> Reference:
