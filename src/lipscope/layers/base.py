@@ -11,6 +11,7 @@ Tensors are batched in dimension 0; shapes written `*s` leave the batch out. Nor
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
@@ -518,6 +519,7 @@ def torch_rule(*ops: str, any_result: bool = False) -> Callable[[_R], _R]:
     """
 
     def register(rule: _R) -> _R:
+        @functools.wraps(rule)
         def first_result(call: TracedCall) -> Sequence[Layer] | Reference:
             if call.result != 0:
                 raise call.unsupported(f"its result number {call.result} (such as indices) is used")
