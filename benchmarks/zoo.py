@@ -32,33 +32,13 @@ from lipscope.layers.base import TORCH_RULES
 from lipscope.report.format import number
 from lipscope.results import Result
 
-DEFAULT = [
-    "alexnet",
-    "vgg11_bn",
-    "vgg16",
-    "resnet18",
-    "resnet50",
-    "resnext50_32x4d",
-    "wide_resnet50_2",
-    "squeezenet1_1",
-    "densenet121",
-    "googlenet",
-    "inception_v3",
-    "mobilenet_v2",
-    "mobilenet_v3_small",
-    "mobilenet_v3_large",
-    "shufflenet_v2_x1_0",
-    "efficientnet_b0",
-    "efficientnet_v2_s",
-    "mnasnet1_0",
-    "regnet_x_400mf",
-    "regnet_y_400mf",
-    "convnext_tiny",
-    "vit_b_16",
-    "swin_t",
-    "swin_v2_t",
+DEFAULT = (
+    "alexnet", "vgg11_bn", "vgg16", "resnet18", "resnet50", "resnext50_32x4d",
+    "wide_resnet50_2", "squeezenet1_1", "densenet121", "googlenet", "inception_v3", "mobilenet_v2",
+    "mobilenet_v3_small", "mobilenet_v3_large", "shufflenet_v2_x1_0", "efficientnet_b0", "efficientnet_v2_s", "mnasnet1_0",
+    "regnet_x_400mf", "regnet_y_400mf", "convnext_tiny", "vit_b_16", "swin_t", "swin_v2_t",
     "maxvit_t",
-]
+)  # fmt: skip
 _ROOT = Path(__file__).resolve().parent.parent
 _FOLDER = Path("runs") / "zoo"
 _TABLE = _ROOT / "docs" / "coverage.md"
@@ -189,7 +169,8 @@ def table() -> str:
         "certified; `lower` is attained. A network without a global constant has a bound over balls of inputs "
         "(`lipscope certify MODEL --ball CENTER RADIUS`). ∞ names the first layer without a constant.",
         "",
-        "| network | parameters | layers | upper | lower | L_emp | Lip(x) mean, max | L_eff unit (active, secant) | import s | all s | GB |",
+        "| network | parameters | layers | upper | lower | L_emp | Lip(x) mean, max | L_eff unit (active, secant) "
+        "| import s | all s | GB |",
         "|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for folder in sorted(_FOLDER.iterdir()) if _FOLDER.exists() else []:
@@ -237,7 +218,7 @@ def main() -> None:
     elif arguments.child:
         run(arguments.names[0], arguments)
     else:
-        names = arguments.names or DEFAULT
+        names = arguments.names or list(DEFAULT)
         if arguments.all:
             import torchvision
 
