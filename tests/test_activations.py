@@ -66,7 +66,18 @@ PAIRS: dict[str, tuple[Activation, Callable[[], nn.Module]]] = {
 }
 KINKS = {"relu": [0], "relu6": [0, 6], "hardtanh": [-1, 1], "hardtanh narrow": [-0.2, 0.1]}
 KINKS |= {"hardswish": [-3, 3], "clamp from below": [0.1]}
-SMOOTH = {"logsigmoid", "arctangent", "error function", "sigmoid", "tanh", "softplus", "softplus sharp", "gelu", "gelu tanh", "silu"}
+SMOOTH = {
+    "logsigmoid",
+    "arctangent",
+    "error function",
+    "sigmoid",
+    "tanh",
+    "softplus",
+    "softplus sharp",
+    "gelu",
+    "gelu tanh",
+    "silu",
+}
 TORCH_SWITCH = 2.1e-9
 """Softplus drops log1p(e⁻²⁰) beyond its threshold: torch's own jump, which no slope describes."""
 

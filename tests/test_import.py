@@ -103,7 +103,7 @@ def test_the_place_is_the_innermost_module() -> None:
         (lambda x: x.reshape(-1, 1, 3).transpose(0, 1), "does not keep the batch"),
         (lambda x: x + torch.randn(3), "disagree on random inputs"),
         (lambda x: x * x.shape[0], "disagree on random inputs"),
-        (lambda x: x.reshape(3, 2).T.reshape(2, 3) if x.shape[0] == 2 else x, "disagree|does not keep"),
+        (lambda x: x.reshape(3, 2).T.reshape(2, 3) if x.shape[0] == 2 else x, "disagree|mixes the batch"),
         (lambda x: x.reshape(2, 3), "a batch of 2 but not of 3"),
     ],
     ids=[

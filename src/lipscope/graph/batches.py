@@ -24,7 +24,16 @@ _MOVES = ("permute", "transpose", "t", "numpy_T", "movedim", "swapaxes", "unsque
 _ORDERS = (*_RESHAPES, *_MOVES)
 """Operations that may name the batch: their rules go by shapes or by the call as traced."""
 _DIMENSIONS = ("dim", "dims", "dim0", "dim1", "axis", "start_dim", "end_dim")
-_CHANNELS_SECOND = ("conv", "pool", "batch_norm", "group_norm", "instance_norm", "upsample", "prelu", "im2col")
+_CHANNELS_SECOND = (
+    "conv",
+    "pool",
+    "batch_norm",
+    "group_norm",
+    "instance_norm",
+    "upsample",
+    "prelu",
+    "im2col",
+)
 """Operations that give the second dimension a meaning, which a folded batch would shift."""
 
 
@@ -159,4 +168,3 @@ def _renumbered(call: TracedCall, dims: Any, layout: Layout, rank: int) -> Any:
     if place is None or (layout.folded and dim == layout.axis):
         raise call.unsupported("it acts along the batch")
     return place + 1
-

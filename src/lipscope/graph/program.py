@@ -119,7 +119,12 @@ def _value(node: torch.fx.Node, env: dict[str, Any], builder: GraphBuilder, batc
     return _imported(call, shapes[0] if shapes else None, builder)
 
 
-_CREATIONS = ("aten.new_zeros.default", "aten.zeros_like.default", "aten.new_ones.default", "aten.ones_like.default")
+_CREATIONS = (
+    "aten.new_zeros.default",
+    "aten.zeros_like.default",
+    "aten.new_ones.default",
+    "aten.ones_like.default",
+)
 """Constants that take only their dtype or shape from a tensor."""
 
 

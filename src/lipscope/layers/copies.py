@@ -17,7 +17,7 @@ from torch.nn import functional
 
 from ..results import Norm
 from ..rounding import up_root
-from .base import Filter, LinearLayer, Range, Reference, Shape, TracedCall, torch_rule
+from .base import Filter, Layer, LinearLayer, Range, Reference, Shape, TracedCall, torch_rule
 from .merge import Concatenation, Join
 from .scaling import Scaling
 
