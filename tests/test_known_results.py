@@ -61,6 +61,20 @@ def test_average_pooling_over_disjoint_windows(window: int, known: float) -> Non
     assert known * (1 - 1e-14) <= product_bound(graph, "2") <= known * (1 + 1e-9)
 
 
+@pytest.mark.parametrize(
+    ("function", "known"),
+    [
+        (lambda x: x.mean(1), 3**-0.5),
+        (lambda x: x.sum((1, 3), keepdim=True), 6**0.5),
+        (lambda x: x.sum(-1), 2**0.5),
+    ],
+    ids=["mean over channels", "sum over two axes", "sum over the last"],
+)
+def test_means_and_sums_over_any_axes(function: Callable[[Tensor], Tensor], known: float) -> None:
+    graph = from_torch(Apply(function, "reduction"), (3, 5, 2))
+    assert known * (1 - 1e-14) <= product_bound(graph, "2") <= known * (1 + 1e-9)
+
+
 class Decoder(nn.Module):
     """The shape of a U-Net: down by pooling, up by nearest neighbours and a transposed convolution, skips cropped."""
 
