@@ -23,6 +23,8 @@ class Layout:
 
     axis: int = 0
     folded: bool = False
+    last: bool = False
+    """If folded, whether the samples are the faster of the two: (entry, sample)."""
 
     @property
     def plain(self) -> bool:
@@ -46,13 +48,14 @@ class Layout:
 
     def enter(self, x: Tensor) -> Tensor:
         """(B, *s) as the traced program has it."""
-        moved = x.movedim(0, self.axis)
+        moved = x.movedim(0, self.axis + self.last)
         return moved.flatten(self.axis, self.axis + 1) if self.folded else moved
 
     def leave(self, traced: Tensor, batch: int) -> Tensor:
         """The traced program's tensor as (B, *s); the inverse of `enter`."""
-        opened = traced.unflatten(self.axis, (batch, -1)) if self.folded else traced
-        return opened.movedim(self.axis, 0)
+        sizes = (-1, batch) if self.last else (batch, -1)
+        opened = traced.unflatten(self.axis, sizes) if self.folded else traced
+        return opened.movedim(self.axis + self.last, 0)
 
 
 PLAIN = Layout()

@@ -98,15 +98,17 @@ def _result_layout(call: TracedCall, traced: Shape) -> Layout:
     entries = grown[axis] - traced[axis]
     if traced[axis] != entries * call.batch:
         raise call.unsupported("it puts entries beside the samples of a batch")
-    return Layout(axis, entries != 1)
+    return Layout(axis, entries != 1, entries != 1 and any(r.layout.last for r in references))
 
 
 def _after_reshape(call: TracedCall, source: Reference, traced: Shape) -> Layout:
     """Row-major order is kept, so the batch begins behind as many entries as before."""
-    ahead = math.prod(source.shape[: source.layout.axis])
+    ahead = math.prod(source.shape[: source.layout.axis + source.layout.last])
     for axis, size in enumerate(traced):
         if math.prod(traced[:axis]) == ahead and size % call.batch == 0:
             return Layout(axis, size != call.batch)
+        if size % call.batch == 0 and math.prod(traced[: axis + 1]) == ahead * call.batch:
+            return Layout(axis, True, True)
     raise call.unsupported("it mixes the batch with other dimensions")
 
 
@@ -138,6 +140,8 @@ def _without_batch(call: TracedCall, layout: Layout, traced: Shape, value: Any) 
         return value
     if value.shape[axis] == 1:
         return value if layout.folded else value.squeeze(axis)
+    if layout.last:
+        raise call.unsupported("a constant meets samples that are folded behind other entries")
     opened = value.unflatten(axis, (call.batch, -1)) if layout.folded else value
     if not bool((opened == opened.narrow(axis, 0, 1)).all()):
         raise call.unsupported("the constant differs between samples of a batch")
