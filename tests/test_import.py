@@ -185,6 +185,16 @@ def test_windows_in_the_batch_and_tokens_before_it() -> None:
     assert_same(model.double(), graph)
 
 
+def test_samples_folded_behind_tokens() -> None:
+    weight = torch.arange(9.0).reshape(3, 3).double()
+
+    def function(x: Tensor) -> Tensor:
+        rows = x.transpose(0, 1).reshape(-1, 3)
+        return (rows @ weight.to(x.dtype)).relu().view(5, x.shape[0], 3).transpose(0, 1)
+
+    assert_same(Apply(function, "rows"), from_torch(Apply(function, "rows"), (5, 3)))
+
+
 def test_images_folded_into_the_batch_are_refused_by_what_counts_channels() -> None:
     frames = Apply(lambda x: functional.batch_norm(x.view(-1, 2, 3), torch.zeros(2), torch.ones(2)), "frames")
     with pytest.raises(UnsupportedLayerError, match="folded into the batch"):
