@@ -246,11 +246,6 @@ def test_hard_sigmoid_is_a_clamp_between_scalings() -> None:
     torch.testing.assert_close(graph.evaluate(x), nn.functional.hardsigmoid(x), rtol=1e-15, atol=1e-16)
 
 
-def test_a_function_that_jumps_is_refused() -> None:
-    with pytest.raises(UnsupportedLayerError, match="it jumps"):
-        from_torch(nn.Hardshrink(), (3,))
-
-
 def test_celu_of_negative_alpha_is_refused() -> None:
     """Its slope e^{x/α} grows without bound."""
     with pytest.raises(UnsupportedLayerError, match="without bound"):

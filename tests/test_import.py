@@ -103,7 +103,7 @@ def test_the_place_is_the_innermost_module() -> None:
         (lambda x: x.reshape(-1, 1, 3).transpose(0, 1), "does not keep the batch"),
         (lambda x: x + torch.randn(3), "disagree on random inputs"),
         (lambda x: x * x.shape[0], "disagree on random inputs"),
-        (lambda x: x.reshape(3, 2).T.reshape(2, 3) if x.shape[0] == 2 else x, "disagree|does not keep"),
+        (lambda x: x.reshape(3, 2).T.reshape(2, 3) if x.shape[0] == 2 else x, "disagree|mixes the batch"),
         (lambda x: x.reshape(2, 3), "a batch of 2 but not of 3"),
     ],
     ids=[
@@ -183,6 +183,16 @@ def test_windows_in_the_batch_and_tokens_before_it() -> None:
     graph = from_torch(model, (4, 4, 3))
     assert graph.output_shape == (17, 3)
     assert_same(model.double(), graph)
+
+
+def test_samples_folded_behind_tokens() -> None:
+    weight = torch.arange(9.0).reshape(3, 3).double()
+
+    def function(x: Tensor) -> Tensor:
+        rows = x.transpose(0, 1).reshape(-1, 3)
+        return (rows @ weight.to(x.dtype)).relu().view(5, x.shape[0], 3).transpose(0, 1)
+
+    assert_same(Apply(function, "rows"), from_torch(Apply(function, "rows"), (5, 3)))
 
 
 def test_images_folded_into_the_batch_are_refused_by_what_counts_channels() -> None:

@@ -594,11 +594,6 @@ def _hardsigmoid(call: TracedCall) -> Sequence[Layer]:
     return [shift, Clamp(0.0, 6.0), Scaling(sixth, operations=1)]
 
 
-@torch_rule("aten.hardshrink.default")
-def _discontinuous(call: TracedCall) -> Sequence[Layer]:
-    raise call.unsupported("it jumps, so no Lipschitz constant exists")
-
-
 @torch_rule(*_FACTORIES)
 def _activation(call: TracedCall) -> Sequence[Layer]:
     call.input_shape  # noqa: B018  refuses parameters that depend on the input

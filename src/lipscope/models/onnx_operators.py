@@ -165,7 +165,8 @@ def _sum(*xs: Tensor) -> Tensor:
 
 @_operator("Mean")
 def _mean(*xs: Tensor) -> Tensor:
-    return _sum(*xs) / len(xs)
+    mean: Tensor = _sum(*xs) / len(xs)
+    return mean
 
 
 @_operator("Max")
