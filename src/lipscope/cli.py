@@ -86,8 +86,8 @@ def analyze(
     model: Annotated[
         str,
         typer.Argument(
-            help="A built-in network (see `lipscope models`), or `module:callable` / `file.py:callable`, "
-            "a function without arguments that returns a torch module."
+            help="A built-in network (see `lipscope models`), an exported program (.pt2), an .onnx file, or "
+            "`module:callable` / `file.py:callable`, a function without arguments that returns a torch module."
         ),
     ],
     data: Annotated[

@@ -327,7 +327,7 @@ def _function(target: str) -> Callable[..., Any] | None:
 def _is_core(overload: torch._ops.OpOverload) -> bool:
     """Whether it is of the core ATen set, decomposes into it, or is what an import rule reads."""
     packet = overload._schema.name.removeprefix("aten::")
-    if str(overload) in TORCH_RULES or packet in _SHAPE_READERS:
+    if str(overload) in TORCH_RULES or packet in _SHAPE_READERS or packet == "lift_fresh_copy":
         return True
     candidates = [overload]
     if packet.endswith("_") and not packet.endswith("__"):  # judged as the operation that it does in place

@@ -55,22 +55,25 @@ def _unsupported(why: str) -> ModelError:
 
 _PLAIN: dict[str, Callable[..., Tensor]] = {
     "Abs": torch.abs,
+    "And": torch.logical_and,
     "Add": torch.add,
     "Atan": torch.atan,
     "Cos": torch.cos,
-    "Div": torch.div,
     "Equal": torch.eq,
     "Erf": torch.erf,
     "Exp": torch.exp,
     "Floor": torch.floor,
     "Greater": torch.gt,
+    "GreaterOrEqual": torch.ge,
     "Identity": lambda x: x,
     "Less": torch.lt,
+    "LessOrEqual": torch.le,
     "Log": torch.log,
     "Mish": functional.mish,
     "Mul": torch.mul,
     "Neg": torch.neg,
     "Not": torch.logical_not,
+    "Or": torch.logical_or,
     "Reciprocal": torch.reciprocal,
     "Relu": torch.relu,
     "Sigmoid": torch.sigmoid,
@@ -89,20 +92,27 @@ for _name, _function in _PLAIN.items():
 
 @_operator("Div")
 def _div(a: Tensor, b: Tensor) -> Tensor:
-    whole = not (a.is_floating_point() or b.is_floating_point())
-    return torch.div(a, b, rounding_mode="trunc" if whole else None)
+    real = a.is_floating_point() or b.is_floating_point()
+    return torch.div(a, b) if real else torch.div(a, b, rounding_mode="trunc")
 
 
-@_operator("Pow")
+@_operator("Mod")
+def _mod(a: Tensor, b: Tensor, *, fmod: int = 0) -> Tensor:
+    return torch.fmod(a, b) if fmod else torch.remainder(a, b)
+
+
+@_operator("Einsum")
+def _einsum(*xs: Tensor, equation: str) -> Tensor:
+    return torch.einsum(equation, *xs)
+
+
+@_operator("Pow", listed=(1,))
 def _pow(x: Tensor, exponent: list[float] | float) -> Tensor:
     while isinstance(exponent, list) and len(exponent) == 1:
         exponent = exponent[0]
     if isinstance(exponent, list):
         raise _unsupported("an exponent that differs between entries")
     return torch.pow(x, exponent)
-
-
-OPERATORS["Pow"] = Operator(_pow, frozenset({1}))
 
 
 @_operator("Clip", listed=(1, 2))
@@ -190,14 +200,12 @@ def _where(condition: Tensor, x: Tensor, y: Tensor) -> Tensor:
     return torch.where(condition, x, y)
 
 
-@_operator("Dropout")
+@_operator("Dropout", listed=(2,))
 def _dropout(x: Tensor, ratio: Tensor | None = None, training: Any = None, **attributes: Any) -> Tensor:
     if isinstance(training, list) and training[0]:
         raise _unsupported("dropout in training mode")
     return x
 
-
-OPERATORS["Dropout"] = Operator(_dropout, frozenset({2}))
 
 _FLOATS = {1: torch.float32, 10: torch.float16, 11: torch.float64, 16: torch.bfloat16}
 _INTEGERS = {2: torch.uint8, 3: torch.int8, 5: torch.int16, 6: torch.int32, 7: torch.int64, 9: torch.bool}
