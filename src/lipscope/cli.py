@@ -373,7 +373,7 @@ def schema() -> None:
 
     from .results import Result
 
-    print(json.dumps(Result.model_json_schema(mode="serialization"), indent=2))
+    print(json.dumps(Result.json_schema(), indent=2))
 
 
 def _preprocessing(

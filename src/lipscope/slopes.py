@@ -81,6 +81,11 @@ class AveragedSlope(Slope):
         """The same kind of slope with other values, for any number of operators."""
         return replace(self, values=values)  # type: ignore[type-var]
 
+    @property
+    def fraction(self) -> float | None:
+        """The mean slope p; None for pooling."""
+        return float(self.values.mean())
+
     @abstractmethod
     def coarsened(self, level: Level) -> AveragedSlope:
         """The average over space or channels, by `level`, of each operator."""
@@ -227,6 +232,7 @@ class TapWeights(AveragedSlope):
     values: Tensor
     windows: Windows
     batch_axis = 1
+    fraction = None
 
     def apply(self, v: Tensor) -> Tensor:
         padded = self.windows.pad(v)

@@ -137,7 +137,8 @@ class _AlongAxis(NonlinearLayer):
         dim = self.axis + 1
         least = low - _lse_of_others(high, dim)
         most = high - _lse_of_others(low, dim)
-        # Each step of the accumulation is off by a few units of 1 + |its value|, and enters with its weight e^(value − end).
+        # Each step of the accumulation is off by a few units of 1 + |its value|, which enters with the weight
+        # e^(value − end).
         relative = (low.shape[dim] + 16) * 2.0**-48
         size = 2 + least.abs() + most.abs() + torch.maximum(low.abs(), high.abs())
         slack = relative * torch.where(size.isfinite(), size, 0.0)
@@ -160,10 +161,7 @@ class _AlongAxis(NonlinearLayer):
         diagonal_most = torch.minimum(_harmonic(most, others_most), _variance(most))
         diagonal_most = torch.minimum(diagonal_most, _variance(others_most)) * (1 + margin) + TINY
         evenness = (weight_least / weight_most).amin(dim, keepdim=True) * (1 - margin)
-        return _Secants(
-            (least, most), (weight_least, weight_most), (diagonal_least, diagonal_most), evenness
-        )
-
+        return _Secants((least, most), (weight_least, weight_most), (diagonal_least, diagonal_most), evenness)
 
 
 @dataclass(frozen=True)
@@ -381,7 +379,9 @@ class LogSumExp(_AlongAxis):
     def output_range(self, inputs: Sequence[Range], shapes: Sequence[Shape]) -> Range:
         """The input's range, the upper end raised by log n."""
         low, high = inputs[0]
-        margin = 2.0**-40 * max(1.0, abs(low), abs(high)) if math.isfinite(low) and math.isfinite(high) else 0.0
+        margin = (
+            2.0**-40 * max(1.0, abs(low), abs(high)) if math.isfinite(low) and math.isfinite(high) else 0.0
+        )
         return low - margin, high + math.log(shapes[0][self.axis]) + margin
 
     def value_range(self, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
