@@ -22,6 +22,15 @@ from .merge import Concatenation, Join
 from .scaling import Scaling
 
 
+MASKED = -1e30
+"""In the place of −∞ for what attention must not see: behind a softmax both are exactly 0."""
+
+
+def without_infinity(constants: Tensor) -> Tensor:
+    """Constants that a signal meets, with `MASKED` for −∞: differences of a value at −∞ would be no numbers."""
+    return torch.where(constants == -math.inf, MASKED, constants)
+
+
 @dataclass(eq=False)
 class Copies(LinearLayer):
     """y[i] = x[cells[i]], or 0 where cells[i] is the number of entries of x; `cells` has the output's shape."""
@@ -144,7 +153,10 @@ class Copies(LinearLayer):
     any_result=True,
 )
 def copies(call: TracedCall) -> Reference:
-    """The value of an operation that only copies entries and puts constants beside them, by probing it."""
+    """The value of an operation that only copies entries and puts constants beside them, by probing it.
+
+    A constant −∞ (a mask before a softmax) becomes `MASKED`.
+    """
     references = call.references
     sizes = [math.prod(reference.shape) for reference in references]
     total, batch = sum(sizes), call.batch
@@ -157,8 +169,8 @@ def copies(call: TracedCall) -> Reference:
         numbers.append(count.reshape(batch, *reference.shape))
         first += size
     try:
-        constants = call.evaluate(*(torch.zeros_like(n) for n in numbers))
-        counted = call.evaluate(*numbers) - constants
+        constants = without_infinity(call.evaluate(*(torch.zeros_like(n) for n in numbers)))
+        counted = without_infinity(call.evaluate(*numbers)) - constants
     except RuntimeError as error:
         raise call.unsupported(f"it cannot be probed ({str(error).splitlines()[0]})") from error
     copied = counted != 0
