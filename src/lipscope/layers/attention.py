@@ -16,6 +16,7 @@ from .reshape import Permute
 from .scaling import Scaling
 from .softmax import Softmax
 
+
 @torch_rule("aten.scaled_dot_product_attention.default")
 def _attention(call: TracedCall) -> Reference:
     """softmax(Q Kᵀ·scale + mask) V."""
