@@ -78,12 +78,16 @@ FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 class SelfAttention(nn.Module):
-    def __init__(self) -> None:
+    """With `weights` it takes the way of torch that also returns the attention's weights."""
+
+    def __init__(self, weights: bool = False, mask: Tensor | None = None) -> None:
         super().__init__()
         self.attention = nn.MultiheadAttention(4, 2, batch_first=True)
+        self.weights, self.mask = weights, mask
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.attention(x, x, x, need_weights=False)[0]
+        mask = None if self.mask is None else self.mask.to(x)
+        return self.attention(x, x, x, need_weights=self.weights, attn_mask=mask)[0]
 
 
 class Last(nn.Module):
@@ -117,6 +121,8 @@ class Unrolled(nn.Module):
 
 MODULES: dict[str, Callable[[], nn.Module]] = {
     "multi-head attention": SelfAttention,
+    "multi-head attention, masked": lambda: SelfAttention(False, MASK),
+    "multi-head attention, weights": lambda: SelfAttention(True, MASK),
     "encoder layer": lambda: nn.TransformerEncoderLayer(4, 2, 6, batch_first=True),
     "encoder layer, norm first": lambda: nn.TransformerEncoderLayer(
         4, 2, 6, batch_first=True, norm_first=True, activation="gelu"
@@ -132,7 +138,7 @@ MODULES: dict[str, Callable[[], nn.Module]] = {
     "rnn cell": lambda: Unrolled(nn.RNNCell(4, 2)),
     "rnn cell with relu": lambda: Unrolled(nn.RNNCell(4, 2, nonlinearity="relu")),
 }
-WITH_CONSTANT = set(MODULES) - {"multi-head attention", "encoder layer"}
+WITH_CONSTANT = {name for name in MODULES if "attention" not in name} - {"encoder layer"}
 """Those in which every product is of bounded signals: by a layer norm, or by gates."""
 
 

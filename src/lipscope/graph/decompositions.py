@@ -13,9 +13,10 @@ from torch.nn import functional
 
 
 def decompositions() -> dict[Any, Callable[..., Any]]:
-    """Recurrent layers and cells, gated linear units and sums by index: by torch's own rules where it has them."""
+    """Recurrent layers and cells, gated linear units, sums by index: by torch's own rules where it has them."""
     aten = torch.ops.aten
-    whole = (aten.lstm.input, aten.gru.input, aten.rnn_tanh.input, aten.rnn_relu.input, aten.glu.default)
+    recurrent = (aten.lstm.input, aten.gru.input, aten.rnn_tanh.input, aten.rnn_relu.input)
+    whole = (*recurrent, aten.glu.default, aten.baddbmm.default)
     known = torch._decomp.decomposition_table
     own: dict[Any, Callable[..., Any]] = {
         aten.einsum.default: _einsum,

@@ -31,7 +31,9 @@ def _with_constant(call: TracedCall) -> Reference:
     _check_rounding(call)
     if name == "div" and isinstance(right, Reference):
         signal, name = call.apply(Reciprocal.on(signal.values), signal), "mul"
-    constant = per_sample(call, torch.as_tensor(right if isinstance(left, Reference) else left))
+    # A number in float64 at once: by default it would be rounded to float32.
+    operand = torch.as_tensor(right if isinstance(left, Reference) else left, dtype=torch.float64)
+    constant = per_sample(call, operand)
     one = torch.ones((), dtype=torch.float64)
     if name in ("mul", "div"):
         layer = Scaling(_ARITHMETIC[name](one, constant), None, operations=int(name == "div"))
