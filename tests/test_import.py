@@ -40,8 +40,12 @@ UNSUPPORTED: dict[str, tuple[Callable[[Tensor], Any], tuple[int, ...], str]] = {
     "square": (lambda x: x * x, (3,), "no global bound"),
     "quotient": (lambda x: x / (1 + x.abs()), (3,), "no global bound"),
     "reciprocal": (lambda x: 1 / (x + 3), (3,), "aten.reciprocal"),
-    "softmax": (lambda x: functional.softmax(x, 1), (3,), "aten.softmax"),
-    "attention": (lambda x: x @ x.transpose(1, 2), (3, 3), "combines several tensors"),
+    "softmax": (lambda x: functional.softmax(x, 0), (3,), "over the batch"),
+    "attention": (
+        lambda x: functional.scaled_dot_product_attention(x, x, x, attn_mask=x),
+        (3, 3),
+        "mask depends on the input",
+    ),
     "layer norm": (lambda x: functional.layer_norm(x, (3,)), (3,), "aten.layer_norm"),
     "batch statistics": (lambda x: functional.batch_norm(x, None, None, training=True), (3,), "batch_norm"),
     "batch mean": (lambda x: x - x.mean(0), (3,), "batch"),
@@ -89,7 +93,7 @@ def test_the_place_is_the_innermost_module() -> None:
     with pytest.raises(UnsupportedLayerError, match=r"\(LayerNorm\)"):
         from_torch(model, (3,))
     with pytest.raises(UnsupportedLayerError, match=r"at 1 \(Softmax\)"):
-        from_torch(nn.Sequential(nn.Linear(3, 3), nn.Softmax(1)), (3,))
+        from_torch(nn.Sequential(nn.Linear(3, 3), nn.Softmax(0)), (3,))
 
 
 @pytest.mark.parametrize(
@@ -218,7 +222,7 @@ def test_training_mode_is_restored_part_by_part() -> None:
 
 
 def test_training_mode_is_restored_after_a_refusal() -> None:
-    model = nn.Sequential(nn.Linear(3, 3), nn.Softmax(1)).train()
+    model = nn.Sequential(nn.Linear(3, 3), nn.Softmax(0)).train()
     with pytest.raises(UnsupportedLayerError):
         from_torch(model, (3,))
     assert all(part.training for part in model.modules())

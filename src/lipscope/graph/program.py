@@ -130,10 +130,8 @@ _CREATIONS = (
 
 
 def _created(call: TracedCall, shape: Shape) -> Tensor:
-    like = call.args[0]
     make = torch.zeros if "zeros" in call.op else torch.ones
-    default = torch.float32 if isinstance(like, Reference) else like.dtype
-    return make(shape, dtype=call.kwargs.get("dtype") or default)
+    return make(shape, dtype=call.dtype)
 
 
 def _imported(call: TracedCall, shape: Shape | None, builder: GraphBuilder) -> Reference:

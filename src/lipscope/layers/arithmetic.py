@@ -11,7 +11,7 @@ from torch import Tensor
 
 from .aggregation import Product
 from .base import Layer, Reference, TracedCall, torch_rule
-from .copies import expanded
+from .copies import expanded, without_infinity
 from .merge import Stack, Sum
 from .scaling import Scaling
 from .unbounded import Reciprocal
@@ -20,7 +20,10 @@ _ARITHMETIC = {"add": operator.add, "sub": operator.sub, "mul": operator.mul, "d
 
 
 def _with_constant(call: TracedCall) -> Reference:
-    """X + c, c + x, x − c, c − x, c·x or x/c as a `Scaling`; c a number or a constant tensor."""
+    """X + c, c + x, x − c, c − x, c·x or x/c as a `Scaling`; c a number or a constant tensor.
+
+    An added −∞ (a mask before a softmax) becomes `MASKED`.
+    """
     name = call.op.split(".")[1]
     left, right = call.args[:2]
     (signal,) = call.references
@@ -28,15 +31,17 @@ def _with_constant(call: TracedCall) -> Reference:
     _check_rounding(call)
     if name == "div" and isinstance(right, Reference):
         signal, name = call.apply(Reciprocal.on(signal.values), signal), "mul"
-    constant = per_sample(call, torch.as_tensor(right if isinstance(left, Reference) else left))
+    # A number in float64 at once: by default it would be rounded to float32.
+    operand = torch.as_tensor(right if isinstance(left, Reference) else left, dtype=torch.float64)
+    constant = per_sample(call, operand)
     one = torch.ones((), dtype=torch.float64)
     if name in ("mul", "div"):
         layer = Scaling(_ARITHMETIC[name](one, constant), None, operations=int(name == "div"))
     elif isinstance(left, Reference):
-        layer = Scaling(one, _ARITHMETIC[name](0.0, constant) * alpha)
+        layer = Scaling(one, without_infinity(_ARITHMETIC[name](0.0, constant) * alpha))
     else:
         sign = 1 if name == "add" else -1
-        layer = Scaling(one * sign * alpha, constant, operations=1)
+        layer = Scaling(one * sign * alpha, without_infinity(constant), operations=1)
     return call.apply(layer, expanded(call, signal, call.out_shape))
 
 

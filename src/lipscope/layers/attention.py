@@ -10,14 +10,11 @@ import torch
 from torch import Tensor
 
 from .base import Reference, TracedCall, torch_rule
-from .copies import Copies
+from .copies import MASKED, Copies
 from .matrix_product import matrix_product
 from .reshape import Permute
 from .scaling import Scaling
 from .softmax import Softmax
-
-MASKED = -1e30
-"""In the place of −∞ for what attention must not see: behind a softmax both are exactly 0."""
 
 
 @torch_rule("aten.scaled_dot_product_attention.default")
@@ -29,7 +26,7 @@ def _attention(call: TracedCall) -> Reference:
     if call.arg(4, "dropout_p", 0.0):
         raise call.unsupported("dropout is in training mode; call model.eval() first")
     if call.kwargs.get("enable_gqa"):
-        key, value = (_repeated(call, x, query.shape[0]) for x in (key, value))
+        key, value = (_repeated(call, x, query.shape[-3]) for x in (key, value))
     scale = call.kwargs.get("scale")
     scale = 1 / math.sqrt(query.shape[-1]) if scale is None else scale
     rank = len(key.shape)
@@ -66,5 +63,7 @@ def _mask(call: TracedCall, scores: Reference) -> Tensor | None:
 
 def _repeated(call: TracedCall, x: Reference, heads: int) -> Reference:
     """Keys or values shared by groups of queries: every head repeated for its group."""
-    cells = torch.arange(math.prod(x.shape)).reshape(x.shape).repeat_interleave(heads // x.shape[0], 0)
-    return x if x.shape[0] == heads else call.apply(Copies(x.shape, cells), x)
+    if x.shape[-3] == heads:
+        return x
+    cells = torch.arange(math.prod(x.shape)).reshape(x.shape).repeat_interleave(heads // x.shape[-3], -3)
+    return call.apply(Copies(x.shape, cells), x)

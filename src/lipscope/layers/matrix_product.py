@@ -63,6 +63,7 @@ class MatrixProduct(NonlinearLayer):
     """
 
     kind = "matrix product"
+    why_unbounded = "product of two matrices of which one is unbounded"
     join: Join
     bounds: tuple[float, float]
 
