@@ -105,6 +105,7 @@ def _value(node: torch.fx.Node, env: dict[str, Any], builder: GraphBuilder, batc
         out_shape=_per_sample(shapes[0]) if len(shapes) == 1 else (),
         place=_place(node),
         batch=batch,
+        dtype=_result_dtype(node),
         target=node.target,  # type: ignore[arg-type]
     )
     if not call.references:
@@ -148,6 +149,13 @@ def _result_shapes(node: torch.fx.Node) -> list[Shape]:
     value = node.meta.get("val")
     values = value if isinstance(value, (list, tuple)) else [value]
     return [tuple(int(n) for n in v.shape) for v in values if isinstance(v, Tensor)]
+
+
+def _result_dtype(node: torch.fx.Node) -> torch.dtype:
+    """The type of the first result."""
+    value = node.meta.get("val")
+    first = value[0] if isinstance(value, (list, tuple)) else value
+    return first.dtype if isinstance(first, Tensor) else torch.float32
 
 
 def _per_sample(shape: Shape) -> Shape:

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from ..errors import ModelError
 from ..layers.base import Shape
 from .graph import Graph
+from .kept import kept_functions
 from .program import from_program
 
 _TRACED_BATCH = 2
@@ -60,7 +61,7 @@ def _example(module: nn.Module, batch: int, shape: Shape) -> Tensor:
 
 def _trace(module: nn.Module, shape: Shape) -> torch.export.ExportedProgram:
     try:
-        with warnings.catch_warnings(), torch.no_grad():
+        with warnings.catch_warnings(), torch.no_grad(), kept_functions():
             warnings.simplefilter("ignore")
             program = torch.export.export(module, (_example(module, _TRACED_BATCH, shape),), strict=False)
             functional: torch.export.ExportedProgram = program.run_decompositions({})

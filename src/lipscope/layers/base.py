@@ -394,7 +394,8 @@ class TracedCall:
 
     `args` holds `Reference`s, constant tensors (weights) and Python values; `out_shape` leaves
     the batch out. `place` is where it stands in the model, for error messages. Of an operation with
-    several results, `result` says which is asked for; `batch` is the batch size it was traced with.
+    several results, `result` says which is asked for; `batch` is the batch size it was traced with,
+    `dtype` the type of its (first) result.
     """
 
     op: str
@@ -404,6 +405,7 @@ class TracedCall:
     place: str
     result: int = 0
     batch: int = 2
+    dtype: torch.dtype = torch.float32
     target: Callable[..., Any] | None = None
     append: Append | None = None
 
