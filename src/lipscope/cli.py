@@ -86,8 +86,8 @@ def analyze(
     model: Annotated[
         str,
         typer.Argument(
-            help="A built-in network (see `lipscope models`), or `module:callable` / `file.py:callable`, "
-            "a function without arguments that returns a torch module."
+            help="A built-in network (see `lipscope models`), an exported program (.pt2), an .onnx file, or "
+            "`module:callable` / `file.py:callable`, a function without arguments that returns a torch module."
         ),
     ],
     data: Annotated[
@@ -373,7 +373,7 @@ def schema() -> None:
 
     from .results import Result
 
-    print(json.dumps(Result.model_json_schema(mode="serialization"), indent=2))
+    print(json.dumps(Result.json_schema(), indent=2))
 
 
 def _preprocessing(

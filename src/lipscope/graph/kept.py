@@ -19,13 +19,13 @@ from torch.nn import functional
 
 from ..windows import per_dimension
 
-_LP_POOLS: dict[int, Callable[..., Tensor]] = {
+_LP_POOLS: dict[int, Callable[..., Any]] = {
     1: functional.lp_pool1d,
     2: functional.lp_pool2d,
     3: functional.lp_pool3d,
 }
 _LOCAL_RESPONSE_NORM = functional.local_response_norm
-_NORMALIZE = functional.normalize
+_NORMALIZE: Callable[..., Any] = functional.normalize
 
 
 @torch.library.custom_op("lipscope::local_response_norm", mutates_args=())
@@ -41,7 +41,8 @@ def _(x: Tensor, size: int, alpha: float, beta: float, k: float) -> Tensor:
 
 def _pooled(x: Tensor, p: float, kernel: list[int], stride: list[int], ceil_mode: bool) -> Tensor:
     windows = (kernel[0], stride[0]) if len(kernel) == 1 else (kernel, stride)
-    return _LP_POOLS[len(kernel)](x, p, *windows, ceil_mode)
+    pooled: Tensor = _LP_POOLS[len(kernel)](x, p, *windows, ceil_mode)
+    return pooled
 
 
 @torch.library.custom_op("lipscope::lp_pool", mutates_args=())
@@ -58,7 +59,8 @@ def _(x: Tensor, p: float, kernel: list[int], stride: list[int], ceil_mode: bool
 @torch.library.custom_op("lipscope::normalize", mutates_args=())
 def normalize(x: Tensor, dims: list[int], eps: float) -> Tensor:
     """`functional.normalize` by the Euclidean norm."""
-    return _NORMALIZE(x, 2.0, tuple(dims), eps)
+    normalised: Tensor = _NORMALIZE(x, 2.0, tuple(dims), eps)
+    return normalised
 
 
 @normalize.register_fake
@@ -69,7 +71,8 @@ def _(x: Tensor, dims: list[int], eps: float) -> Tensor:
 def _kept_local_response_norm(
     input: Tensor, size: int, alpha: float = 1e-4, beta: float = 0.75, k: float = 1.0
 ) -> Tensor:
-    return local_response_norm(input, size, alpha, beta, k)
+    kept: Tensor = local_response_norm(input, size, alpha, beta, k)
+    return kept
 
 
 def _kept_lp_pool(dims: int) -> Callable[..., Tensor]:
@@ -77,11 +80,14 @@ def _kept_lp_pool(dims: int) -> Callable[..., Tensor]:
         input: Tensor, norm_type: float, kernel_size: Any, stride: Any = None, ceil_mode: bool = False
     ) -> Tensor:
         p = float(norm_type)
+        kept: Tensor
         if p in (float("inf"), -float("inf")):
-            return _LP_POOLS[dims](input, p, kernel_size, stride, ceil_mode)
-        kernel = list(per_dimension(kernel_size, dims))
-        steps = kernel if stride is None else list(per_dimension(stride, dims))
-        return lp_pool(input, p, kernel, steps, ceil_mode)
+            kept = _LP_POOLS[dims](input, p, kernel_size, stride, ceil_mode)
+        else:
+            kernel = list(per_dimension(kernel_size, dims))
+            steps = kernel if stride is None else list(per_dimension(stride, dims))
+            kept = lp_pool(input, p, kernel, steps, ceil_mode)
+        return kept
 
     return pool
 
@@ -89,9 +95,12 @@ def _kept_lp_pool(dims: int) -> Callable[..., Tensor]:
 def _kept_normalize(
     input: Tensor, p: float = 2.0, dim: Any = 1, eps: float = 1e-12, out: Tensor | None = None
 ) -> Tensor:
+    kept: Tensor
     if p != 2 or out is not None or input.is_complex():
-        return _NORMALIZE(input, p, dim, eps, out)
-    return normalize(input, [dim] if isinstance(dim, int) else list(dim), eps)
+        kept = _NORMALIZE(input, p, dim, eps, out)
+    else:
+        kept = normalize(input, [dim] if isinstance(dim, int) else list(dim), eps)
+    return kept
 
 
 _KEPT: dict[str, Callable[..., Tensor]] = {
@@ -108,7 +117,9 @@ def kept_functions() -> Iterator[None]:
     with _LOCK:
         thread = threading.get_ident()
 
-        def in_this_thread(kept: Callable[..., Tensor], original: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        def in_this_thread(
+            kept: Callable[..., Tensor], original: Callable[..., Tensor]
+        ) -> Callable[..., Tensor]:
             def function(*args: Any, **kwargs: Any) -> Tensor:
                 return (kept if threading.get_ident() == thread else original)(*args, **kwargs)
 

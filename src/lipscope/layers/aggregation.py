@@ -139,6 +139,7 @@ class Product(NonlinearLayer):
     """
 
     kind = "product"
+    why_unbounded = "product of two signals of which one is unbounded"
     bounds: tuple[float, float]
 
     def forward(self, *xs: Tensor) -> Tensor:
@@ -234,8 +235,8 @@ def _power_average_pooling(call: TracedCall) -> Sequence[Layer]:
         raise call.unsupported(f"with p = {p:g} below 1 it is not a norm")
     if p % 2 != 0 and call.references[0].values[0] < 0:
         raise call.unsupported(f"with p = {p:g} torch takes powers of signed numbers, which is no norm")
-    channels, *out_size = call.out_shape
-    windows = Windows(size, tuple(out_size), *map(tuple, (kernel, stride, (0,) * len(size), (1,) * len(size))))
+    out_size = call.out_shape[1:]
+    windows = Windows(size, out_size, *map(tuple, (kernel, stride, (0,) * len(size), (1,) * len(size))))
     total = math.prod(call.input_shape)
     # Numbers from 1 on; a window that reaches beyond the box reads 0 there.
     numbers = torch.arange(1, total + 1).reshape(call.input_shape)
@@ -244,7 +245,9 @@ def _power_average_pooling(call: TracedCall) -> Sequence[Layer]:
     layers = [Copies(call.input_shape, torch.where(cells == 0, total, cells - 1)), pool]
     # Torch multiplies the mean over what is left of a window by the size of a whole one.
     left = (cells[:1] > 0).sum(-1).to(torch.float64)
-    return layers if bool((left == taps).all()) else [*layers, Scaling((taps / left) ** (1 / p), operations=8)]
+    return (
+        layers if bool((left == taps).all()) else [*layers, Scaling((taps / left) ** (1 / p), operations=8)]
+    )
 
 
 @torch_rule("aten.hypot.default")

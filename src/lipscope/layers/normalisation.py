@@ -78,11 +78,13 @@ class DivisiveSlope(AveragedSlope):
 
     def apply(self, v: Tensor) -> Tensor:
         own, left, right = self.values
-        return own * v + left * self.pool.sum(right * v, 2)
+        product: Tensor = own * v + left * self.pool.sum(right * v, 2)
+        return product
 
     def transpose(self, u: Tensor) -> Tensor:
         own, left, right = self.values
-        return own * u + right * self.pool.transposed_sum(left * u, 2)
+        product: Tensor = own * u + right * self.pool.transposed_sum(left * u, 2)
+        return product
 
     @property
     def fraction(self) -> float:
@@ -105,11 +107,13 @@ class DivisiveHull(AveragedSlope):
 
     def apply(self, v: Tensor) -> Tensor:
         own, left = self.values
-        return own * v + left * self.pool.sum(self.columns * v, 2)
+        product: Tensor = own * v + left * self.pool.sum(self.columns * v, 2)
+        return product
 
     def transpose(self, u: Tensor) -> Tensor:
         own, left = self.values
-        return own * u + self.columns * self.pool.transposed_sum(left * u, 2)
+        product: Tensor = own * u + self.columns * self.pool.transposed_sum(left * u, 2)
+        return product
 
     def coarsened(self, level: Level) -> DivisiveHull:
         return replace(self, values=torch.stack([inner_mean(part, level) for part in self.values]))
@@ -203,7 +207,10 @@ class DivisiveNormalisation(NonlinearLayer):
         left = up_tensor(2 * self.scale * self.exponent * most * steepest * (1 + _ROUNDING))
         # Of entries that are 0 throughout, 0·∞ stands for 0.
         left = torch.where(most == 0, 0.0, left)
-        values = torch.stack([ends[0] * (1 - _ROUNDING), -left]), torch.stack([ends[1] * (1 + _ROUNDING), left])
+        values = (
+            torch.stack([ends[0] * (1 - _ROUNDING), -left]),
+            torch.stack([ends[1] * (1 + _ROUNDING), left]),
+        )
         return DivisiveHull(values[0], most, self.pool), DivisiveHull(values[1], most, self.pool)
 
     def lines(self, low: Tensor, high: Tensor) -> Lines:
@@ -230,9 +237,7 @@ class DivisiveNormalisation(NonlinearLayer):
         """At most sup |t|·max(k + at², floor)^{−β}, and at most the input times the largest factor."""
         low, high = inputs[0]
         least = max(self.offset, self.floor)
-        largest = min(
-            self._supremum(), up_product(max(abs(low), abs(high)), _power(least, -self.exponent))
-        )
+        largest = min(self._supremum(), up_product(max(abs(low), abs(high)), _power(least, -self.exponent)))
         return 0.0 if low >= 0 else -largest, 0.0 if high <= 0 else largest
 
     def _divisor(self, x: Tensor) -> Tensor:
@@ -310,13 +315,12 @@ def _power(base: float, exponent: float) -> float:
 
 @dataclass(eq=False)
 class PooledSum(LinearLayer):
-    """y_i = own·x_i + shared·Σ_j x_j over the per-sample `axes`."""
+    """y_i = own·x_i + shared·Σ_j x_j over the per-sample `axes`: the magnitudes of centring."""
 
     kind = "pooled sum"
     axes: tuple[int, ...]
     own: float
     shared: float
-    entry_error = 4 * UNIT
 
     def apply(self, *vs: Tensor) -> Tensor:
         return self.own * vs[0] + self.shared * vs[0].sum([a + 1 for a in self.axes], keepdim=True)
@@ -324,29 +328,37 @@ class PooledSum(LinearLayer):
     def transpose(self, u: Tensor) -> tuple[Tensor, ...]:
         return (self.apply(u),)
 
-    def magnitudes(self, shapes: Sequence[Shape], power: int = 1) -> LinearLayer:
-        diagonal, other = abs(self.own + self.shared) ** power, abs(self.shared) ** power
-        return PooledSum(self.axes, diagonal - other, other)
 
-
-class Center(PooledSum):
+@dataclass(eq=False)
+class Center(LinearLayer):
     """y = x − the mean of x over the per-sample `axes`, groups of `size` entries: an orthogonal projection."""
 
     kind = "centring"
+    axes: tuple[int, ...]
+    size: int
+    entry_error: float = 4 * UNIT
 
-    def __init__(self, axes: tuple[int, ...], size: int) -> None:
-        super().__init__(axes, 1.0, -1.0 / size)
+    def apply(self, *vs: Tensor) -> Tensor:
+        return vs[0] - vs[0].mean([a + 1 for a in self.axes], keepdim=True)
+
+    def transpose(self, u: Tensor) -> tuple[Tensor, ...]:
+        return (self.apply(u),)
+
+    def magnitudes(self, shapes: Sequence[Shape], power: int = 1) -> LinearLayer:
+        diagonal, other = (1 - 1 / self.size) ** power, float(self.size) ** -power
+        return PooledSum(self.axes, diagonal - other, other)
 
     def norm(self, shapes: Sequence[Shape]) -> float:
         """1, or 0 where every entry is a group of its own."""
-        (shape,) = shapes
-        return float(math.prod(shape[a] for a in self.axes) > 1)
+        return float(self.size > 1)
 
 
 # ---- import rules -----------------------------------------------------------------------------------
 
 
-def _normalised(call: TracedCall, axes: tuple[int, ...], shape: Shape, epsilon: float, center: bool) -> list[Layer]:
+def _normalised(
+    call: TracedCall, axes: tuple[int, ...], shape: Shape, epsilon: float, center: bool
+) -> list[Layer]:
     """x/√(mean x² + ε) over the axes of a signal of the shape, of x less its mean if `center`."""
     size = math.prod(shape[a] for a in axes)
     if size == 0:
@@ -395,7 +407,12 @@ def _group_norm(call: TracedCall) -> Sequence[Layer]:
     if call.op == "aten.group_norm.default":
         groups, gain, bias, epsilon = (
             call.arg(i, name, default)
-            for i, name, default in ((1, "num_groups", 1), (2, "weight", None), (3, "bias", None), (4, "eps", 1e-5))
+            for i, name, default in (
+                (1, "num_groups", 1),
+                (2, "weight", None),
+                (3, "bias", None),
+                (4, "eps", 1e-5),
+            )
         )
     else:
         gain, bias, groups, epsilon = (call.args[i] for i in (1, 2, 6, 7))

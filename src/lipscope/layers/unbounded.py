@@ -130,7 +130,10 @@ class OnDomain(Activation):
 def _widened(y: Tensor) -> tuple[Tensor, Tensor]:
     """Certified bounds of computed values; what overflowed is only known to be large."""
     margin = _ROUNDING * y.abs() + _TINY
-    low, high = torch.where(y == math.inf, _LARGEST, y - margin), torch.where(y == -math.inf, -_LARGEST, y + margin)
+    low, high = (
+        torch.where(y == math.inf, _LARGEST, y - margin),
+        torch.where(y == -math.inf, -_LARGEST, y + margin),
+    )
     return torch.where(y == -math.inf, y, low), torch.where(y == math.inf, y, high)
 
 

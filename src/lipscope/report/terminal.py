@@ -11,7 +11,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from ..results import Bracket, Check, Kind, LayerSlope, Result
+from ..results import Ball, Bracket, Check, Kind, LayerSlope, NoBound, Quantity, Result, UpperBound
 from . import format as fmt
 from .rows import SIGNS, Row, rows
 
@@ -73,7 +73,8 @@ def print_bracket(bracket: Bracket, console: Console) -> None:
         printer._text(f"{place}, norm ℓ_{bracket.norm} in and out", "dim"),
     )
     console.print(title)
-    printer._bounds(bracket.lower, bracket.upper)
+    where = fmt.GLOBALLY if bracket.ball is None else "over this ball"
+    printer._bounds(bracket.lower, bracket.upper, bracket.no_bound, where)
     console.print()
     table = _empty_table()
     for heading in ("Bound", "Kind", "Value", "Cost", "How"):
@@ -84,9 +85,17 @@ def print_bracket(bracket: Bracket, console: Console) -> None:
             printer._text(f"{SIGNS[bound.kind]} {bound.kind}", _STYLES[bound.kind]),
             printer._text(fmt.number(bound.value, bound.kind), f"bold {_STYLES[bound.kind]}"),
             printer._text(fmt.duration(bound.cost.seconds), "dim"),
-            printer._text(bound.method, "dim"),
+            printer._text(_how(bound), "dim"),
         )
     console.print(table)
+
+
+def _how(bound: Quantity) -> str:
+    """The method, or why there is no bound."""
+    if not isinstance(bound, UpperBound) or bound.value < math.inf:
+        return bound.method
+    where = "over this ball" if isinstance(bound, Ball) else fmt.GLOBALLY
+    return fmt.no_upper(where) + fmt.reason(bound.no_bound)
 
 
 class _Printer:
@@ -99,7 +108,7 @@ class _Printer:
     def show(self, result: Result) -> None:
         self.console.print()
         self._header(result)
-        self._bounds(result.lower, result.upper)
+        self._bounds(result.lower, result.upper, result.no_bound)
         self.console.print()
         if self.console.width >= _ROOM_FOR_MEANING:
             self._table(rows(result, name_length=60))
@@ -123,15 +132,22 @@ class _Printer:
         model = self._text(fmt.plain(result.model.name), "bold")
         self.console.print(Text.assemble(model, self._text(rest, "dim")))
 
-    def _bounds(self, lower: float, upper: float) -> None:
-        low, between, high = fmt.bracket(lower, upper).partition(" ≤ L ≤ ")
+    def _bounds(
+        self, lower: float, upper: float, no_bound: NoBound | None, where: str = fmt.GLOBALLY
+    ) -> None:
+        low, between, high = fmt.bracket(lower, upper, where)
         line = Text.assemble(
             self._text(low, f"bold {_STYLES['lower']}"),
             self._text(between),
             self._text(high, f"bold {_STYLES['upper']}"),
         )
-        proved = " ≤ certified" if math.isfinite(upper) else ", no upper bound proved"
-        legend = self._text(f"   attained ≤ Lipschitz constant{proved}", "dim")
+        if upper == math.inf:
+            line.append_text(self._text(fmt.reason(no_bound)))
+            self.console.print(line)
+            if no_bound is not None:
+                self.console.print(self._text(no_bound.remedy, "dim"))
+            return
+        legend = self._text("   attained ≤ Lipschitz constant ≤ certified", "dim")
         fits = line.cell_len + legend.cell_len <= self.console.width
         self.console.print(Text.assemble(line, legend) if fits else line)
 
