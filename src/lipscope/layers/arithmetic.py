@@ -28,7 +28,10 @@ def _with_constant(call: TracedCall) -> Reference:
     _check_rounding(call)
     if name == "div" and isinstance(right, Reference):
         signal, name = call.apply(Reciprocal.on(signal.values), signal), "mul"
-    constant = per_sample(call, torch.as_tensor(right if isinstance(left, Reference) else left))
+    operand = right if isinstance(left, Reference) else left
+    # A Python number has all its digits; torch would make a float32 of it.
+    operand = operand if isinstance(operand, Tensor) else torch.tensor(operand, dtype=torch.float64)
+    constant = per_sample(call, operand)
     one = torch.ones((), dtype=torch.float64)
     if name in ("mul", "div"):
         layer = Scaling(_ARITHMETIC[name](one, constant), None, operations=int(name == "div"))
