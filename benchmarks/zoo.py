@@ -33,12 +33,32 @@ from lipscope.report.format import number
 from lipscope.results import Result
 
 DEFAULT = (
-    "alexnet", "vgg11_bn", "vgg16", "resnet18", "resnet50", "resnext50_32x4d",
-    "wide_resnet50_2", "squeezenet1_1", "densenet121", "googlenet", "inception_v3", "mobilenet_v2",
-    "mobilenet_v3_small", "mobilenet_v3_large", "shufflenet_v2_x1_0", "efficientnet_b0", "efficientnet_v2_s", "mnasnet1_0",
-    "regnet_x_400mf", "regnet_y_400mf", "convnext_tiny", "vit_b_16", "swin_t", "swin_v2_t",
+    "alexnet",
+    "vgg11_bn",
+    "vgg16",
+    "resnet18",
+    "resnet50",
+    "resnext50_32x4d",
+    "wide_resnet50_2",
+    "squeezenet1_1",
+    "densenet121",
+    "googlenet",
+    "inception_v3",
+    "mobilenet_v2",
+    "mobilenet_v3_small",
+    "mobilenet_v3_large",
+    "shufflenet_v2_x1_0",
+    "efficientnet_b0",
+    "efficientnet_v2_s",
+    "mnasnet1_0",
+    "regnet_x_400mf",
+    "regnet_y_400mf",
+    "convnext_tiny",
+    "vit_b_16",
+    "swin_t",
+    "swin_v2_t",
     "maxvit_t",
-)  # fmt: skip
+)
 _ROOT = Path(__file__).resolve().parent.parent
 _FOLDER = Path("runs") / "zoo"
 _TABLE = _ROOT / "docs" / "coverage.md"

@@ -47,7 +47,6 @@ UNSUPPORTED: dict[str, tuple[Callable[[Tensor], Any], tuple[int, ...], str]] = {
     "batch mean": (lambda x: x - x.mean(0), (3,), "batch"),
     "batch mixing": (lambda x: x.reshape(3, -1), (9,), "mixes the batch"),
     "batch concatenated": (lambda x: torch.cat([x, x], 0), (3,), "batch"),
-    "broadcast over the batch": (lambda x: x.reshape(1, -1, 3) + x, (3,), "does not keep the batch"),
     "rounding": (lambda x: torch.div(x, 2, rounding_mode="floor"), (3,), "aten.div.Tensor_mode"),
     "unbatched pooling": (lambda x: functional.max_pool1d(x, 2), (4,), "must have 3 dimensions"),
     "unbatched pooling 2d": (lambda x: functional.max_pool2d(x, 2), (4, 4), "must have 4 dimensions"),
