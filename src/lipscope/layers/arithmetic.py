@@ -11,6 +11,7 @@ from torch import Tensor
 
 from .aggregation import Product
 from .base import Layer, Reference, TracedCall, torch_rule
+from .complex import complex_product
 from .copies import expanded, without_infinity
 from .merge import Stack, Sum
 from .scaling import Scaling
@@ -65,9 +66,20 @@ def _negation(call: TracedCall) -> Sequence[Layer]:
     return [Scaling(-torch.ones((), dtype=torch.float64))]
 
 
-@torch_rule("aten.add.Tensor", "aten.sub.Tensor", "aten.add.Scalar", "aten.sub.Scalar", "aten.rsub.Scalar")
+@torch_rule(
+    "aten.add.Tensor",
+    "aten.sub.Tensor",
+    "aten.add.Scalar",
+    "aten.sub.Scalar",
+    "aten.rsub.Scalar",
+    complex_signals=True,
+)
 def _sum(call: TracedCall) -> Reference:
     references = call.references
+    if call.dtype.is_complex and not (
+        len(references) == 2 and references[0] == replace(references[1], node=references[0].node)
+    ):
+        raise call.unsupported("of complex signals only two of one shape can be added")
     if len(references) == 1:
         if call.op == "aten.rsub.Scalar":
             flipped = (call.args[1], call.args[0])
@@ -76,11 +88,21 @@ def _sum(call: TracedCall) -> Reference:
         return _with_constant(call)
     sign = -1.0 if call.op == "aten.sub.Tensor" else 1.0
     layer = Sum((1.0, sign * float(call.kwargs.get("alpha", 1))))
-    return call.apply(layer, *(expanded(call, reference, call.out_shape) for reference in references))
+    shape = references[0].shape if call.dtype.is_complex else call.out_shape
+    return call.apply(layer, *(expanded(call, reference, shape) for reference in references))
 
 
-@torch_rule("aten.mul.Tensor", "aten.mul.Scalar", "aten.div.Tensor", "aten.div.Scalar", "aten.square.default")
+@torch_rule(
+    "aten.mul.Tensor",
+    "aten.mul.Scalar",
+    "aten.div.Tensor",
+    "aten.div.Scalar",
+    "aten.square.default",
+    complex_signals=True,
+)
 def _product(call: TracedCall) -> Reference:
+    if call.dtype.is_complex:
+        return complex_product(call)
     references = call.references
     if call.op == "aten.square.default":
         references = references * 2

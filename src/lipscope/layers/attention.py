@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -35,11 +34,7 @@ def _attention(call: TracedCall) -> Reference:
     factor = torch.full((), float(scale), dtype=torch.float64)
     scores = call.apply(Scaling(factor, _mask(call, scores), operations=2), scores)
     weights = call.apply(Softmax(len(scores.shape) - 1), scores)
-    mixed = matrix_product(call, weights, value)
-    # Every output is a mean of values, but for rounding.
-    low, high = value.values
-    margin = 2.0**-20 * max(abs(low), abs(high))
-    return replace(mixed, values=(low - margin, high + margin))
+    return matrix_product(call, weights, value, stochastic=True)
 
 
 def _mask(call: TracedCall, scores: Reference) -> Tensor | None:
