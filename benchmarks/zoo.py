@@ -141,6 +141,7 @@ def run(name: str, arguments: argparse.Namespace) -> Record:
     clock = time.perf_counter()
     graph = from_torch(network, samples.shape)
     importing = time.perf_counter() - clock
+    parameters = sum(p.numel() for p in network.parameters())
     del network
     upper = lipscope.analytical(graph)
     local, _ = lipscope.local(graph, samples, tolerance=1e-2, batch_size=2)
@@ -152,7 +153,7 @@ def run(name: str, arguments: argparse.Namespace) -> Record:
     return Record(
         name=name,
         weights="trained" if arguments.weights else "random",
-        parameters=sum(p.numel() for p in graph.parameters() if p.is_floating_point()),
+        parameters=parameters,
         layers=len(graph.nodes) - 1,
         upper=upper.value,
         no_bound=None if upper.no_bound is None else upper.no_bound.reason,
