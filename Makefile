@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test check lint types format build bench bench-long lock clean
+.PHONY: demo test check lint types format build bench bench-long zoo lock clean
 
 $(READY): requirements.lock pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -53,6 +53,20 @@ bench-long: $(READY)  ## certificates against other tools, on large networks, an
 	$(BIN)/python benchmarks/predict.py
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/soak.py
 
+ZOO_VENV := .venv-zoo
+ZOO_DATA := demo
+
+$(ZOO_VENV)/.ready:
+	$(PYTHON) -m venv $(ZOO_VENV)
+	$(ZOO_VENV)/bin/python -m pip install --quiet --upgrade pip
+	$(ZOO_VENV)/bin/python -m pip install --quiet torch==2.14.1 torchvision==0.29.1
+	$(ZOO_VENV)/bin/python -m pip install --quiet --editable '.[demo]'
+	touch $@
+
+zoo: $(ZOO_VENV)/.ready  ## torchvision's classification networks at full size (an hour or two), and docs/coverage.md
+	$(ZOO_VENV)/bin/python benchmarks/zoo.py --data $(ZOO_DATA)
+	$(ZOO_VENV)/bin/python benchmarks/zoo.py --table
+
 lock: $(READY)  ## renew requirements.lock; torch is pinned to a build that installs on its own
 	$(BIN)/python -m pip install --quiet pip-tools
 	echo "torch==2.13.0" > $(VENV)/constraints.txt
@@ -62,4 +76,4 @@ lock: $(READY)  ## renew requirements.lock; torch is pinned to a build that inst
 	sed -i 's/^\(torch==[0-9.]*\)+cpu$$/\1/' requirements.lock
 
 clean:
-	rm -rf $(VENV) dist runs
+	rm -rf $(VENV) $(ZOO_VENV) dist runs

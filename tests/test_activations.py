@@ -18,8 +18,12 @@ from lipscope.layers.activation import (
     ELU,
     GELU,
     Activation,
+    Arctangent,
     Clamp,
+    ErrorFunction,
+    Hardswish,
     LeakyReLU,
+    LogSigmoid,
     PiecewiseLinear,
     ReLU,
     Sigmoid,
@@ -28,7 +32,7 @@ from lipscope.layers.activation import (
     Tanh,
     TanhGELU,
 )
-from strategies import ACTIVATIONS, seeds
+from strategies import ACTIVATIONS, Apply, seeds
 
 SELU = (1.6732632423543772848170429916717, 1.0507009873554804934193349852946)
 
@@ -54,9 +58,26 @@ PAIRS: dict[str, tuple[Activation, Callable[[], nn.Module]]] = {
     "gelu": (GELU(), ACTIVATIONS["gelu"]),
     "gelu tanh": (TanhGELU(), ACTIVATIONS["gelu tanh"]),
     "silu": (SiLU(), ACTIVATIONS["silu"]),
+    "hardswish": (Hardswish(), nn.Hardswish),
+    "logsigmoid": (LogSigmoid(), nn.LogSigmoid),
+    "arctangent": (Arctangent(), lambda: Apply(torch.atan, "atan")),
+    "error function": (ErrorFunction(), lambda: Apply(torch.erf, "erf")),
+    "clamp from below": (Clamp(0.1, math.inf), lambda: Apply(lambda x: x.clamp_min(0.1), "clamp_min")),
 }
 KINKS = {"relu": [0], "relu6": [0, 6], "hardtanh": [-1, 1], "hardtanh narrow": [-0.2, 0.1]}
-SMOOTH = {"sigmoid", "tanh", "softplus", "softplus sharp", "gelu", "gelu tanh", "silu"}
+KINKS |= {"hardswish": [-3, 3], "clamp from below": [0.1]}
+SMOOTH = {
+    "logsigmoid",
+    "arctangent",
+    "error function",
+    "sigmoid",
+    "tanh",
+    "softplus",
+    "softplus sharp",
+    "gelu",
+    "gelu tanh",
+    "silu",
+}
 TORCH_SWITCH = 2.1e-9
 """Softplus drops log1p(e⁻²⁰) beyond its threshold: torch's own jump, which no slope describes."""
 
@@ -217,6 +238,12 @@ def test_softplus_with_any_sharpness(beta: float) -> None:
     torch.testing.assert_close(layer.forward(x), nn.Softplus(beta)(x), rtol=1e-14, atol=0)
     slopes = layer.derivative(x)
     assert 0 <= float(slopes.min()) < float(slopes.max()) <= 1
+
+
+def test_hard_sigmoid_is_a_clamp_between_scalings() -> None:
+    graph = from_torch(nn.Hardsigmoid(), (7,))
+    x = torch.linspace(-5, 5, 7, dtype=torch.float64)[None]
+    torch.testing.assert_close(graph.evaluate(x), nn.functional.hardsigmoid(x), rtol=1e-15, atol=1e-16)
 
 
 def test_celu_of_negative_alpha_is_refused() -> None:

@@ -37,7 +37,6 @@ def assert_same(module: nn.Module, graph: Graph, seed: int = 0) -> None:
 # ---- refusals ---------------------------------------------------------------------------------------
 
 UNSUPPORTED: dict[str, tuple[Callable[[Tensor], Any], tuple[int, ...], str]] = {
-    "sort": (lambda x: torch.sort(x, 1)[0], (3,), "aten.sort.default"),
     "square": (lambda x: x * x, (3,), "no global bound"),
     "quotient": (lambda x: x / (1 + x.abs()), (3,), "no global bound"),
     "reciprocal": (lambda x: 1 / (x + 3), (3,), "aten.reciprocal"),
@@ -46,11 +45,9 @@ UNSUPPORTED: dict[str, tuple[Callable[[Tensor], Any], tuple[int, ...], str]] = {
     "layer norm": (lambda x: functional.layer_norm(x, (3,)), (3,), "aten.layer_norm"),
     "batch statistics": (lambda x: functional.batch_norm(x, None, None, training=True), (3,), "batch_norm"),
     "batch mean": (lambda x: x - x.mean(0), (3,), "batch"),
-    "batch mixing": (lambda x: x.reshape(-1), (3,), "does not keep the batch"),
-    "batch moved": (lambda x: x.transpose(0, 1), (2, 3), "moves the batch dimension"),
+    "batch mixing": (lambda x: x.reshape(3, -1), (9,), "mixes the batch"),
     "batch concatenated": (lambda x: torch.cat([x, x], 0), (3,), "batch"),
     "broadcast": (lambda x: x + x.mean(1, keepdim=True), (3,), "broadcasts"),
-    "constant part": (lambda x: torch.cat([x, torch.zeros(x.shape[0], 1)], 1), (3,), "a constant"),
     "rounding": (lambda x: torch.div(x, 2, rounding_mode="floor"), (3,), "aten.div.Tensor_mode"),
     "unbatched pooling": (lambda x: functional.max_pool1d(x, 2), (4,), "must have 3 dimensions"),
     "unbatched pooling 2d": (lambda x: functional.max_pool2d(x, 2), (4, 4), "must have 4 dimensions"),
@@ -102,9 +99,11 @@ def test_the_place_is_the_innermost_module() -> None:
         (lambda x: (x, 2 * x), "returns 2 tensors"),
         (lambda x: {"a": 2 * x}, "returns a dict"),
         (lambda x: torch.ones(x.shape[0], 2), "does not depend on its input"),
+        (lambda x: x.reshape(-1), "does not keep the batch"),
+        (lambda x: x.reshape(-1, 1, 3).transpose(0, 1), "does not keep the batch"),
         (lambda x: x + torch.randn(3), "disagree on random inputs"),
         (lambda x: x * x.shape[0], "disagree on random inputs"),
-        (lambda x: x.reshape(3, 2).T.reshape(2, 3) if x.shape[0] == 2 else x, "disagree|does not keep"),
+        (lambda x: x.reshape(3, 2).T.reshape(2, 3) if x.shape[0] == 2 else x, "disagree|mixes the batch"),
         (lambda x: x.reshape(2, 3), "a batch of 2 but not of 3"),
     ],
     ids=[
@@ -112,6 +111,8 @@ def test_the_place_is_the_innermost_module() -> None:
         "two outputs",
         "dict",
         "constant",
+        "folded",
+        "moved",
         "random",
         "batch size",
         "batch code",
@@ -154,6 +155,50 @@ def test_variance_that_makes_no_sense_is_refused() -> None:
 def test_two_inputs_are_refused() -> None:
     with pytest.raises(ModelError, match="cannot be traced"):
         from_torch(nn.Bilinear(3, 3, 2), (3,))
+
+
+class Windows(nn.Module):
+    """Windows become further samples, tokens come before the batch, and a class token stands beside them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mix = nn.Linear(3, 3)
+        self.register_buffer("mask", torch.linspace(-1, 1, 48).reshape(4, 4, 3))
+        self.register_buffer("token", torch.ones(1, 1, 3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        count = x.shape[0]
+        y = x.view(count, 2, 2, 2, 2, 3).permute(0, 1, 3, 2, 4, 5).reshape(-1, 4, 3)
+        y = self.mix(y).transpose(1, 2).relu().transpose(1, 2)
+        y = (y.view(-1, 4, 4, 3) + self.mask).view(-1, 4, 3)
+        first, second, third = y.reshape(y.shape[0], 4, 3, 1).permute(2, 0, 1, 3)
+        y = torch.cat([first + 0.5 * second, third, second], -1)
+        y = y.unsqueeze(0).transpose(0, -1).squeeze(-1).permute(1, 2, 0).reshape(count, 16, 3)
+        y = torch.cat([self.token.expand(count, -1, -1), y], 1).transpose(0, 1)
+        return torch.roll(y, 1, 0).add(self.mask.reshape(16, 1, 3)[:1]).transpose(0, 1)
+
+
+def test_windows_in_the_batch_and_tokens_before_it() -> None:
+    model = Windows()
+    graph = from_torch(model, (4, 4, 3))
+    assert graph.output_shape == (17, 3)
+    assert_same(model.double(), graph)
+
+
+def test_samples_folded_behind_tokens() -> None:
+    weight = torch.arange(9.0).reshape(3, 3).double()
+
+    def function(x: Tensor) -> Tensor:
+        rows = x.transpose(0, 1).reshape(-1, 3)
+        return (rows @ weight.to(x.dtype)).relu().view(5, x.shape[0], 3).transpose(0, 1)
+
+    assert_same(Apply(function, "rows"), from_torch(Apply(function, "rows"), (5, 3)))
+
+
+def test_images_folded_into_the_batch_are_refused_by_what_counts_channels() -> None:
+    frames = Apply(lambda x: functional.batch_norm(x.view(-1, 2, 3), torch.zeros(2), torch.ones(2)), "frames")
+    with pytest.raises(UnsupportedLayerError, match="folded into the batch"):
+        from_torch(frames, (4, 2, 3))
 
 
 # ---- the module is left as it was -------------------------------------------------------------------

@@ -10,9 +10,12 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
 from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, computed_field
+from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
+from pydantic_core.core_schema import FloatSchema
 
 from .errors import LipscopeError
 
@@ -97,6 +100,41 @@ class Quantity(_Record):
         return Check(name=self.name, kind=self.kind, claimed=self.value, found=found, reason=reason)
 
 
+class UnboundedLayer(_Record):
+    """A layer for which no constant is known that holds for all of its inputs."""
+
+    place: str
+    layer: str = Field(description="layer type")
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.place}: {self.reason}"
+
+
+class NoBound(_Record):
+    """Why an upper bound is infinite, and what there is instead."""
+
+    layers: list[UnboundedLayer] = Field(
+        description="the layers to blame; empty if every layer has a constant, but their product overflows"
+    )
+    remedy: str = Field(description="what gives a finite bound, with the command")
+
+    @property
+    def reason(self) -> str:
+        """The first layer to blame, and how many more there are."""
+        if not self.layers:
+            return "the product of the layers' constants overflows"
+        more = len(self.layers) - 1
+        return f"{self.layers[0]}" + (f", and {more} more layer{'s' * (more != 1)}" if more else "")
+
+
+class UpperBound(Quantity):
+    """A certified upper bound; it may be infinite, and then says why."""
+
+    kind: Kind = "upper"
+    no_bound: NoBound | None = Field(None, description="why `value` is infinite; None if it is finite")
+
+
 class LayerBound(_Record):
     """The certified constant of one layer, and of the network up to it."""
 
@@ -111,10 +149,9 @@ class LayerBound(_Record):
     )
 
 
-class Analytical(Quantity):
+class Analytical(UpperBound):
     """The certified upper bound L_c."""
 
-    kind: Kind = "upper"
     layers: list[LayerBound]
     product: float | None = Field(None, description="the bound by the product rule alone, certified")
     program: float | None = Field(
@@ -143,10 +180,9 @@ class CertifiedPiece(_Record):
     size: int = Field(0, description="rows of each of them")
 
 
-class Certified(Quantity):
+class Certified(UpperBound):
     """The upper bound of the quadratic certificate; `lipscope verify` proves it again from its file."""
 
-    kind: Kind = "upper"
     effort: str
     pieces: list[CertifiedPiece]
     file: str | None = Field(
@@ -355,17 +391,15 @@ class OpenUnits(_Record):
     )
 
 
-class OperatorProduct(Quantity):
+class OperatorProduct(UpperBound):
     """The certified product of operator norms ℓ_q → ℓ_q of the layers."""
 
-    kind: Kind = "upper"
     norm: Norm = Field(description='q of the operator norm: "2", "1" or "inf"')
 
 
-class Ball(Quantity):
+class Ball(UpperBound):
     """A certified Lipschitz constant over one ball of inputs."""
 
-    kind: Kind = "upper"
     center: str = Field(description="SHA-256 of the centre's numbers in float64")
     radius: float
     ball_norm: Literal["2", "inf"] = Field(description="the norm ‖x − centre‖ of the ball")
@@ -416,6 +450,23 @@ class Provenance(_Record):
     peak_memory_bytes: int
 
 
+class _Schema(GenerateJsonSchema):
+    """JSON schemas in which a number may be one of the strings that stand for what JSON has no number for."""
+
+    def float_schema(self, schema: FloatSchema) -> JsonSchemaValue:
+        return {"anyOf": [super().float_schema(schema), {"enum": ["Infinity", "-Infinity", "NaN"]}]}
+
+
+def _no_bound(quantities: Sequence[Quantity]) -> NoBound | None:
+    """Why the least of the upper bounds is infinite; None if it is finite or says nothing."""
+    uppers = [q for q in quantities if q.kind == "upper"]
+    if any(q.value < math.inf for q in uppers):
+        return None
+    # A bound over a ball comes after the global ones, and its reason counts.
+    given = [q.no_bound for q in uppers if isinstance(q, UpperBound) and q.no_bound is not None]
+    return given[-1] if given else None
+
+
 R = TypeVar("R", bound="Report")
 
 
@@ -423,6 +474,11 @@ class Report(_Record):
     """What a run writes as JSON."""
 
     schema_version: int = SCHEMA_VERSION
+
+    @classmethod
+    def json_schema(cls) -> dict[str, Any]:
+        """The JSON schema of the file."""
+        return cls.model_json_schema(mode="serialization", schema_generator=_Schema)
 
     def to_json(self) -> str:
         """The content of the file."""
@@ -483,6 +539,11 @@ class Result(Report):
         return min([self.analytical.value] + ([self.certified.value] if self.certified else []))
 
     @property
+    def no_bound(self) -> NoBound | None:
+        """Why `upper` is infinite; None if it is finite."""
+        return _no_bound(self.quantities)
+
+    @property
     def quantities(self) -> list[Quantity]:
         """All numbers, from the certified upper bound down."""
         found = (self.analytical, self.certified, self.ascent, self.local, self.empirical)
@@ -521,6 +582,11 @@ class Bracket(Report):
         """The best certified upper bound."""
         return min([math.inf, *(q.value for q in self.bounds if q.kind == "upper")])
 
+    @property
+    def no_bound(self) -> NoBound | None:
+        """Why `upper` is infinite; None if it is finite."""
+        return _no_bound(self.bounds)
+
 
 class Inspection(Report):
     """What `lipscope inspect` found: the layers of a network, and where its bound loses."""
@@ -529,5 +595,23 @@ class Inspection(Report):
     data: DataInfo | None = Field(None, description="None if no data were given")
     analytical: Analytical
     certified: Certified | None = Field(None, description="None if no effort was spent on it")
+    attained: Local | Attained = Field(
+        description="the steepest sample, or what the ascent found without data; J is taken there"
+    )
     slack: Slack
     provenance: Provenance
+
+    @property
+    def lower(self) -> float:
+        """The attained lower bound of the global Lipschitz constant."""
+        return self.attained.value
+
+    @property
+    def upper(self) -> float:
+        """The best certified upper bound of the global Lipschitz constant."""
+        return min([self.analytical.value] + ([self.certified.value] if self.certified else []))
+
+    @property
+    def no_bound(self) -> NoBound | None:
+        """Why `upper` is infinite; None if it is finite."""
+        return _no_bound([q for q in (self.analytical, self.certified) if q is not None])

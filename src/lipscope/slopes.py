@@ -81,6 +81,11 @@ class AveragedSlope(Slope):
         """The same kind of slope with other values, for any number of operators."""
         return replace(self, values=values)  # type: ignore[type-var]
 
+    @property
+    def fraction(self) -> float | None:
+        """The mean slope p; None for pooling."""
+        return float(self.values.mean())
+
     @abstractmethod
     def coarsened(self, level: Level) -> AveragedSlope:
         """The average over space or channels, by `level`, of each operator."""
@@ -101,7 +106,7 @@ def _sum(values: Tensor, axis: int) -> Tensor:
     return values.sum(axis, keepdim=True, dtype=wide)
 
 
-def _inner_mean(values: Tensor, level: Level) -> Tensor:
+def inner_mean(values: Tensor, level: Level) -> Tensor:
     """Mean over space, and at level scalar over channels too, behind the batch dimension; the rank is kept."""
     inner = tuple(range(1 if level == "scalar" else 2, values.ndim))
     return values if level == "unit" or not inner else values.mean(inner, keepdim=True, dtype=torch.float64)
@@ -120,7 +125,7 @@ class Diagonal(AveragedSlope):
         return u * self.values
 
     def coarsened(self, level: Level) -> Diagonal:
-        return Diagonal(_inner_mean(self.values, level))
+        return Diagonal(inner_mean(self.values, level))
 
 
 @dataclass
@@ -142,7 +147,7 @@ class GroupWeights(AveragedSlope):
 
     def coarsened(self, level: Level) -> GroupWeights:
         # The sum over a group needs its size: mean weights are written out to the full shape.
-        return self.with_values(_inner_mean(self.values, level).expand_as(self.values))
+        return self.with_values(inner_mean(self.values, level).expand_as(self.values))
 
 
 @dataclass
@@ -227,6 +232,7 @@ class TapWeights(AveragedSlope):
     values: Tensor
     windows: Windows
     batch_axis = 1
+    fraction = None
 
     def apply(self, v: Tensor) -> Tensor:
         padded = self.windows.pad(v)
@@ -246,7 +252,7 @@ class TapWeights(AveragedSlope):
         """At level `scalar` the weight is the same for all taps: 1/τ."""
         if level == "scalar":
             return uniform_taps(self.windows)
-        return TapWeights(torch.stack([_inner_mean(w, level) for w in self.values]), self.windows)
+        return TapWeights(torch.stack([inner_mean(w, level) for w in self.values]), self.windows)
 
 
 def uniform_taps(windows: Windows, scale: float = 1.0) -> TapWeights:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import platform
 import sys
 import time
@@ -14,7 +15,8 @@ from pydantic import TypeAdapter
 from torch import Tensor
 
 from ._version import __version__
-from .certificates import Effort, improve
+from .certificates import Effort, improve, norm_bounds
+from .errors import ModelError
 from .graph import Graph
 from .progress import Progress
 from .quantities import Pair
@@ -85,6 +87,7 @@ def certify_in(stages: Stages, graph: Graph, effort: Effort, seconds: float | No
         method="quadratic certificates of pieces of the network, each proved by Cholesky factorisations",
         source="DESIGN 3.3; Fazlyab et al. 2019 (the semidefinite program of the dense structure)",
         cost=Cost(seconds=time.perf_counter() - started),
+        no_bound=norm_bounds(graph).no_bound(graph) if math.isinf(best.value) else None,
         effort=effort,
         pieces=best.pieces,
         file=None if stages.folder is None else CERTIFICATE,
@@ -121,6 +124,15 @@ def provenance(
         seconds=time.perf_counter() - clock,
         peak_memory_bytes=_peak_memory(),
     )
+
+
+def check_device(device: str) -> None:
+    """Raise a `ModelError` if torch cannot compute there."""
+    try:
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise ModelError(f"device {device!r} cannot be used: {reason}") from error
 
 
 def _peak_memory() -> int:

@@ -4,15 +4,19 @@ from .certificate import Certificate
 from .certify import BUDGETS, Effort, certify, certify_slopes, improve
 from .check import verify
 from .norms import NormBounds, norm_bounds
+from .unbounded import SMALLER_BALL, no_bound, without_constant
 
 __all__ = [
     "BUDGETS",
+    "SMALLER_BALL",
     "Certificate",
     "Effort",
     "NormBounds",
     "certify",
     "certify_slopes",
     "improve",
+    "no_bound",
     "norm_bounds",
     "verify",
+    "without_constant",
 ]

@@ -20,7 +20,9 @@ from torch import Tensor
 from ..errors import CertificateError
 from ..graph import Graph
 from ..layers import LinearLayer, NonlinearLayer
+from ..layers.activation import Activation
 from ..layers.base import can_be_written_out
+from ..layers.max_pool import MaxPool
 from ..progress import Progress, silent
 from ..results import CertifiedPiece
 from .certificate import Certificate
@@ -207,6 +209,8 @@ def _dense_operations(part: Graph) -> float | None:
         size = math.prod(node.shape)
         names = set[str]().union(*(reads[i] for i in node.inputs))
         if isinstance(node.layer, NonlinearLayer):
+            if not isinstance(node.layer, (Activation, MaxPool)):
+                return None  # no quadratic constraint is known of it
             coupled.update(itertools.combinations([str(k), *names], 2))
             sizes[str(k)] = size
             names = {str(k)}

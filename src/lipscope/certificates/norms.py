@@ -7,9 +7,11 @@ from dataclasses import dataclass
 
 from ..graph import Graph
 from ..progress import Progress, silent
+from ..results import NoBound
 from ..rounding import up_product
 from .program import EnergyProgram
 from .stacks import joint_bounds
+from .unbounded import no_bound, without_constant
 
 
 @dataclass(frozen=True)
@@ -34,13 +36,20 @@ class NormBounds:
         """The smaller of both bounds."""
         return min(self.product, math.inf if self.program is None else self.program)
 
+    def no_bound(self, graph: Graph) -> NoBound | None:
+        """Why `value` is infinite; None if it is finite."""
+        if self.value < math.inf:
+            return None
+        return no_bound(graph, without_constant(self.constants, self.cumulative))
+
 
 def norm_bounds(graph: Graph, progress: Progress = silent) -> NormBounds:
     """Certified upper bounds from the layers' norms, all slopes and selectors free; Euclidean.
 
     By the product rule the layers' constants multiply along a chain; where branches meet, bounds
     add (sums) or add in squares (concatenation). Where several linear layers read one signal, or a
-    sum merges linear images, the linear program over energies uses their joint norms too.
+    sum merges linear images, the linear program over energies uses their joint norms too. A layer
+    without a constant makes the bound infinite, unless what it reads is proved constant.
 
     Raises:
         CertificateError: a layer's norm cannot be proved.

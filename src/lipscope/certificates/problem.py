@@ -224,6 +224,8 @@ class Problem(ABC):
         layer = self.graph.nodes[k].layer
         assert isinstance(layer, Activation)
         alpha, beta = layer.slope_range
+        if not (math.isfinite(alpha) and math.isfinite(beta)):
+            raise NoProblemError(f"{self.graph.nodes[k].place}: the slopes of {layer.kind} are unbounded")
         return torch.tensor(alpha, dtype=torch.float64), torch.tensor(beta, dtype=torch.float64)
 
     @abstractmethod

@@ -20,6 +20,7 @@ from torch.export.graph_signature import InputKind, OutputKind, TensorArgument
 from ..errors import ModelError
 from ..layers import Layer
 from ..layers.base import TORCH_RULES, Reference, Shape, TracedCall
+from .batches import batch_first
 from .graph import INPUT, Graph, GraphBuilder
 from .simplify import fuse_scalings
 
@@ -64,6 +65,8 @@ def _single_output(program: ExportedProgram, env: dict[str, Any]) -> int:
         raise ModelError(f"the model returns {len(tensors)} tensors; wrap it so that it returns one")
     if not isinstance(tensors[0], Reference):
         raise ModelError("the model's output does not depend on its input")
+    if not tensors[0].layout.plain:
+        raise ModelError("the model's output does not keep the batch as its first dimension")
     return tensors[0].node
 
 
@@ -95,18 +98,21 @@ def _value(node: torch.fx.Node, env: dict[str, Any], builder: GraphBuilder, batc
         if not isinstance(several, _Several):
             return several[number]
         if number not in several.known:
-            call = replace(several.call, result=number, out_shape=_per_sample(shapes[0]))
+            call = replace(several.call, result=number)
             several.known[number] = _imported(call, shapes[0], builder)
         return several.known[number]
     call = TracedCall(
         op=str(node.target),
         args=args,
         kwargs=kwargs,
-        out_shape=_per_sample(shapes[0]) if len(shapes) == 1 else (),
+        out_shape=(),
         place=_place(node),
         batch=batch,
+        dtype=_result_dtype(node),
         target=node.target,  # type: ignore[arg-type]
     )
+    if call.op in _CREATIONS:
+        return _created(call, shapes[0])
     if not call.references:
         return node.target(*args, **kwargs)  # type: ignore[operator]  # folds what weights alone decide
     if isinstance(node.meta.get("val"), (list, tuple)):
@@ -114,22 +120,40 @@ def _value(node: torch.fx.Node, env: dict[str, Any], builder: GraphBuilder, batc
     return _imported(call, shapes[0] if shapes else None, builder)
 
 
+_CREATIONS = (
+    "aten.new_zeros.default",
+    "aten.zeros_like.default",
+    "aten.new_ones.default",
+    "aten.ones_like.default",
+)
+"""Constants that take only their dtype or shape from a tensor."""
+
+
+def _created(call: TracedCall, shape: Shape) -> Tensor:
+    like = call.args[0]
+    make = torch.zeros if "zeros" in call.op else torch.ones
+    default = torch.float32 if isinstance(like, Reference) else like.dtype
+    return make(shape, dtype=call.kwargs.get("dtype") or default)
+
+
 def _imported(call: TracedCall, shape: Shape | None, builder: GraphBuilder) -> Reference:
     """The value of a call, by the rule for its operation."""
     rule = TORCH_RULES.get(call.op)
     if rule is None:
         raise call.unsupported("lipscope has no rule for it")
-    if shape is None or shape[0] != call.batch:
-        raise call.unsupported("it does not keep the batch as its first dimension")
+    if shape is None:
+        raise call.unsupported("its result is no tensor")
     append = partial(_append, builder, call.place)
-    found = rule(replace(call, append=append))
+    call = replace(batch_first(call, shape), append=append)
+    found = rule(call)
     if isinstance(found, Reference):
-        return found
+        return replace(found, layout=call.layout)
     inputs = call.references
     for layer in found[:-1]:
         inputs = [append(layer, inputs, None)]
     # The last layer's shape is known: running a large layer on zeros to find it takes time.
-    return append(found[-1], inputs, call.out_shape) if found else inputs[0]
+    value = append(found[-1], inputs, call.out_shape) if found else inputs[0]
+    return replace(value, layout=call.layout)
 
 
 def _append(
@@ -150,8 +174,11 @@ def _result_shapes(node: torch.fx.Node) -> list[Shape]:
     return [tuple(int(n) for n in v.shape) for v in values if isinstance(v, Tensor)]
 
 
-def _per_sample(shape: Shape) -> Shape:
-    return shape[1:]
+def _result_dtype(node: torch.fx.Node) -> torch.dtype:
+    """The type of the first result."""
+    value = node.meta.get("val")
+    first = value[0] if isinstance(value, (list, tuple)) else value
+    return first.dtype if isinstance(first, Tensor) else torch.float32
 
 
 def _place(node: torch.fx.Node) -> str:

@@ -11,14 +11,19 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import math
 import warnings
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
 
-from ..errors import ModelError
+from ..errors import ModelError, UnsupportedLayerError
 from ..layers.base import Shape
+from .decompositions import decompositions
+from .file_program import FileProgram
 from .graph import Graph
+from .kept import kept_functions
 from .program import from_program
 
 _TRACED_BATCH = 2
@@ -29,7 +34,8 @@ def from_torch(module: nn.Module, input_shape: Shape) -> Graph:
     """Import a module as a graph, and check that the two compute the same.
 
     The module is traced in evaluation mode (dropout off, batch norm frozen) and left in the mode
-    it came in; its weights are copied.
+    it came in; its weights are copied. A `FileProgram` is also compared with what another program
+    computes from its file, where there is one.
 
     Args:
         module: takes one tensor (batch, *input_shape) and returns one tensor (batch, *output_shape).
@@ -40,10 +46,14 @@ def from_torch(module: nn.Module, input_shape: Shape) -> Graph:
             import and the module disagree on random inputs.
         UnsupportedLayerError: an operation has no rule; it is named with its place.
     """
+    shape = tuple(input_shape)
     modes = {part: part.training for part in module.modules()}
     module.eval()
     try:
-        graph = from_program(_trace(module, tuple(input_shape)), tuple(input_shape), _TRACED_BATCH)
+        if isinstance(module, FileProgram):
+            graph = _from_file(module, shape)
+        else:
+            graph = from_program(_trace(module, shape, _TRACED_BATCH), shape, _TRACED_BATCH)
         _check_agreement(module, graph)
     finally:
         for part, training in modes.items():
@@ -51,42 +61,92 @@ def from_torch(module: nn.Module, input_shape: Shape) -> Graph:
     return graph
 
 
+def _from_file(program: FileProgram, shape: Shape) -> Graph:
+    if program.input_shape is not None and program.input_shape != shape:
+        raise ModelError(f"the file takes inputs of shape {program.input_shape}, not {shape}")
+    if program.batch is None:
+        traced = program.at(_example(program, _TRACED_BATCH, shape))
+        return from_program(_trace(traced, shape, _TRACED_BATCH), shape, _TRACED_BATCH)
+    traced = program.at(_example(program, program.batch, shape))
+    try:
+        return from_program(_trace(traced, shape, program.batch), shape, program.batch)
+    except UnsupportedLayerError as error:
+        if program.batch != 1:
+            raise
+        # A program for one input may drop the batch on its way: mapped over a batch, it cannot.
+        traced.mapped = True
+        try:
+            return from_program(_trace(traced, shape, _TRACED_BATCH), shape, _TRACED_BATCH)
+        except ModelError:
+            raise error from None
+
+
 def _example(module: nn.Module, batch: int, shape: Shape) -> Tensor:
     tensors = [*module.parameters(), *module.buffers()]
     reference = next((t for t in tensors if t.is_floating_point()), torch.empty(()))
+    dtype = module.dtype if isinstance(module, FileProgram) else reference.dtype
     generator = torch.Generator().manual_seed(0)
-    return torch.randn(batch, *shape, generator=generator).to(reference.device, reference.dtype)
+    return torch.randn(batch, *shape, generator=generator).to(reference.device, dtype)
 
 
-def _trace(module: nn.Module, shape: Shape) -> torch.export.ExportedProgram:
+def _trace(module: nn.Module, shape: Shape, batch: int) -> torch.export.ExportedProgram:
     try:
-        with warnings.catch_warnings(), torch.no_grad():
+        with warnings.catch_warnings(), torch.no_grad(), kept_functions(), _plain_attention():
             warnings.simplefilter("ignore")
-            program = torch.export.export(module, (_example(module, _TRACED_BATCH, shape),), strict=False)
-            functional: torch.export.ExportedProgram = program.run_decompositions({})
+            program = torch.export.export(module, (_example(module, batch, shape),), strict=False)
+            functional: torch.export.ExportedProgram = program.run_decompositions(decompositions())
             return functional
     except Exception as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ModelError(
             f"the model cannot be traced on an input of shape {shape}: {reason}. It must run on a batch "
-            f"of {_TRACED_BATCH} such inputs, with no control flow that depends on their values"
+            f"of {batch} such inputs, with no control flow that depends on their values"
         ) from error
 
 
+@contextlib.contextmanager
+def _plain_attention() -> Iterator[None]:
+    """Without the fused encoder that torch runs in evaluation mode, which is one opaque operation."""
+    fast = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
+
+
 def _check_agreement(module: nn.Module, graph: Graph) -> None:
-    """Compare module and graph on random inputs, in a batch size that was not traced."""
+    """Compare module and graph on random inputs, in a batch size that was not traced if it takes one."""
     with torch.no_grad():
         x, expected = _evaluated(module, graph.input_shape)
         actual = graph.evaluate(x.to("cpu", copy=True).to(torch.float64))
+        tolerance = {torch.float64: 1e-10, torch.float32: 1e-4}.get(x.dtype, 5e-2)
+        deviation = _deviation(actual, expected, tolerance)
+        if deviation is not None:
+            raise ModelError(
+                f"the imported graph and the model disagree on random inputs ({deviation}): the model is not "
+                "the function it was traced as (a random layer, or batch-dependent code)"
+            )
+        reference = module.reference(x.to(module.dtype)) if isinstance(module, FileProgram) else None
+    if reference is not None:
+        tolerance = {torch.float64: 1e-10, torch.float32: 1e-5}.get(reference.values.dtype, 5e-2)
+        deviation = _deviation(actual, reference.values, tolerance)
+        if deviation is not None:
+            raise ModelError(
+                f"the imported graph and {reference.program} disagree on random inputs ({deviation}): "
+                "lipscope reads an operation of the file in another way; please report it"
+            )
+
+
+def _deviation(actual: Tensor, expected: Tensor, tolerance: float) -> str | None:
+    """How far the values differ, in words; None within the tolerance, relative to the largest value."""
     expected = expected.cpu().to(torch.float64)
-    deviation = float((actual - expected).abs().max()) if actual.shape == expected.shape else float("inf")
-    scale = float(expected.abs().max())
-    tolerance = {torch.float64: 1e-10, torch.float32: 1e-4}.get(x.dtype, 5e-2)
-    if not deviation <= tolerance * max(scale, 1e-30):
-        raise ModelError(
-            f"the imported graph and the model disagree on random inputs (by {deviation:.2g} where outputs reach "
-            f"{scale:.2g}): the model is not the function it was traced as (a random layer, or batch-dependent code)"
-        )
+    if actual.shape != expected.shape:
+        return f"the shapes are {tuple(actual.shape)} and {tuple(expected.shape)}"
+    deviation, scale = float((actual - expected).abs().max()), float(expected.abs().max())
+    if deviation <= tolerance * max(scale, 1e-30):
+        return None
+    return f"by {deviation:.2g} where outputs reach {scale:.2g}"
 
 
 def _evaluated(module: nn.Module, shape: Shape) -> tuple[Tensor, Tensor]:
@@ -95,7 +155,8 @@ def _evaluated(module: nn.Module, shape: Shape) -> tuple[Tensor, Tensor]:
     The copy shows far smaller deviations, and runs where the CPU lacks 16-bit kernels. A module that
     cannot be copied or insists on its dtype is taken as it is.
     """
-    x = _example(module, _CHECKED_BATCH, shape)
+    batch = (isinstance(module, FileProgram) and module.batch) or 1
+    x = _example(module, batch * math.ceil(_CHECKED_BATCH / batch), shape)
     if x.dtype in (torch.bfloat16, torch.float16):
         with contextlib.suppress(Exception):
             return x.float(), _value(copy.deepcopy(module).float(), x.float())
@@ -107,7 +168,7 @@ def _value(module: nn.Module, x: Tensor) -> Tensor:
         value = module(x.clone())
     except Exception as error:
         raise ModelError(
-            f"the model runs on a batch of {_TRACED_BATCH} but not of {_CHECKED_BATCH}: {error}. "
+            f"the model runs on a batch of {_TRACED_BATCH} but not of {len(x)}: {error}. "
             "It must take batches of any size"
         ) from error
     if isinstance(value, (tuple, list)):

@@ -20,6 +20,7 @@ from ..results import Norm
 from ..rounding import UNIT, widen
 from ..slopes import AveragedSlope, Diagonal, Point, Slope
 from .base import UNBOUNDED, Layer, Lines, NonlinearLayer, Range, Shape, TracedCall, torch_rule
+from .scaling import Scaling
 
 _ROUNDING = 2.0**-43
 """Covers the few units in the last place by which torch's elementary functions are off, with a large reserve."""
@@ -469,6 +470,80 @@ class SiLU(Activation):
         return s * (1 + x * (1 - s))
 
 
+@dataclass(eq=False)
+class Hardswish(Activation):
+    """x·min(max(x + 3, 0), 6)/6: quadratic between −3 and 3."""
+
+    kind = "hard swish"
+    slope_range = (-0.5, 1.5)
+    # φ' = (2x + 3)/6 between the kinks; it is −½ and 3/2 at their inner sides, 0 and 1 at the outer ones.
+    bends = (Bend(-3.0, -3.0, -0.5), Bend(-3.0, -3.0, 0.0), Bend(3.0, 3.0, 1.5), Bend(3.0, 3.0, 1.0))
+    minimum = -0.375 - 1e-15  # at −3/2
+
+    def forward(self, *xs: Tensor) -> Tensor:
+        return functional.hardswish(xs[0])
+
+    def derivative(self, x: Tensor) -> Tensor:
+        inside = (x > -3) & (x <= 3)
+        return torch.where(inside, x / 3 + 0.5, (x > 3).to(x.dtype))
+
+    def between(self, first: Point, second: Point) -> Diagonal:
+        """Also of near points across a kink the divided difference: there the slope jumps."""
+        alpha, beta = self.slope_range
+        across = ((first.x > -3) != (second.x > -3)) | ((first.x > 3) != (second.x > 3))
+        quotient = (first.value - second.value) / torch.where(across, first.x - second.x, 1)
+        elsewhere = super().between(first, second).values
+        return Diagonal(torch.where(across, quotient.clamp(alpha, beta), elsewhere))
+
+
+@dataclass(eq=False)
+class LogSigmoid(Activation):
+    """−log(1 + e⁻ˣ)."""
+
+    kind = "log sigmoid"
+    slope_range = (0.0, 1.0)
+    image = (-math.inf, 0.0)
+    bends = ()
+
+    def forward(self, *xs: Tensor) -> Tensor:
+        return functional.logsigmoid(xs[0])
+
+    def derivative(self, x: Tensor) -> Tensor:
+        return (-x).sigmoid()
+
+
+@dataclass(eq=False)
+class Arctangent(Activation):
+    """The arctangent."""
+
+    kind = "arctangent"
+    slope_range = (0.0, 1.0)
+    image = (-1.5707963267948968, 1.5707963267948968)
+    bends = (Bend(0.0, 0.0, 1.0),)
+
+    def forward(self, *xs: Tensor) -> Tensor:
+        return xs[0].atan()
+
+    def derivative(self, x: Tensor) -> Tensor:
+        return (1 + x.square()).reciprocal()
+
+
+@dataclass(eq=False)
+class ErrorFunction(Activation):
+    """erf(x) = (2/√π) ∫₀ˣ e^{−t²} dt."""
+
+    kind = "error function"
+    slope_range = (0.0, 1.1283791670955127)  # 2/√π, rounded up
+    image = (-1.0, 1.0)
+    bends = (Bend(0.0, 0.0, 1.1283791670955127),)
+
+    def forward(self, *xs: Tensor) -> Tensor:
+        return xs[0].erf()
+
+    def derivative(self, x: Tensor) -> Tensor:
+        return 2 / math.sqrt(math.pi) * torch.exp(-x.square())
+
+
 _SELU_DEPTH, _SELU_SCALE = 1.6732632423543772848170429916717, 1.0507009873554804934193349852946
 
 _FACTORIES: dict[str, Callable[[TracedCall], Layer]] = {
@@ -476,6 +551,12 @@ _FACTORIES: dict[str, Callable[[TracedCall], Layer]] = {
     "aten.relu6.default": lambda call: Clamp(0.0, 6.0),
     "aten.hardtanh.default": lambda call: Clamp(call.arg(1, "min_val", -1.0), call.arg(2, "max_val", 1.0)),
     "aten.clamp.default": lambda call: _clamp(call),
+    "aten.clamp_min.default": lambda call: Clamp(float(call.args[1]), math.inf),
+    "aten.clamp_max.default": lambda call: Clamp(-math.inf, float(call.args[1])),
+    "aten.hardswish.default": lambda call: Hardswish(),
+    "aten.log_sigmoid.default": lambda call: LogSigmoid(),
+    "aten.atan.default": lambda call: Arctangent(),
+    "aten.erf.default": lambda call: ErrorFunction(),
     "aten.leaky_relu.default": lambda call: LeakyReLU(float(call.arg(1, "negative_slope", 0.01))),
     "aten.abs.default": lambda call: LeakyReLU(-1.0),
     "aten.sigmoid.default": lambda call: Sigmoid(),
@@ -503,6 +584,14 @@ def _celu(call: TracedCall) -> ELU:
     if depth <= 0:
         raise call.unsupported("with a negative alpha its slope grows without bound")
     return ELU(depth=depth, rate=1 / depth)
+
+
+@torch_rule("aten.hardsigmoid.default")
+def _hardsigmoid(call: TracedCall) -> Sequence[Layer]:
+    """min(max(x + 3, 0), 6)/6."""
+    sixth = torch.tensor(6.0, dtype=torch.float64).reciprocal()
+    shift = Scaling(torch.ones((), dtype=torch.float64), torch.tensor(3.0, dtype=torch.float64))
+    return [shift, Clamp(0.0, 6.0), Scaling(sixth, operations=1)]
 
 
 @torch_rule(*_FACTORIES)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -17,8 +17,21 @@ from torch import Tensor
 from ..results import Norm
 from ..rounding import UNIT, up, up_hypot, up_product, up_sum, widen
 from ..slopes import AveragedSlope, GroupWeights, Point, Slope
-from .base import Layer, Lines, NonlinearLayer, Range, Shape, TracedCall, torch_rule
+from ..windows import Windows
+from .base import (
+    TORCH_RULES,
+    Layer,
+    Lines,
+    NonlinearLayer,
+    Range,
+    Reference,
+    Shape,
+    TracedCall,
+    torch_rule,
+)
+from .copies import Copies
 from .merge import Stack
+from .scaling import Scaling
 
 _ROUNDING = 2.0**-43
 """Covers the roundings of a p-norm and of the powers in it, with a large reserve."""
@@ -126,6 +139,7 @@ class Product(NonlinearLayer):
     """
 
     kind = "product"
+    why_unbounded = "product of two signals of which one is unbounded"
     bounds: tuple[float, float]
 
     def forward(self, *xs: Tensor) -> Tensor:
@@ -201,6 +215,39 @@ def _vector_norm(call: TracedCall) -> Sequence[Layer]:
     if not p >= 1:
         raise call.unsupported(f"with p = {p:g} below 1 it is not a norm")
     return [norm_pool(p, axes, bool(call.arg(3, "keepdim", False)), shape)]
+
+
+@torch_rule("lipscope.lp_pool.default")
+def _power_average_pooling(call: TracedCall) -> Sequence[Layer]:
+    _, p, kernel, stride, ceil_mode = call.args
+    size, taps = call.box(len(kernel)), math.prod(kernel)
+    if p == 1:
+        # A plain sum, signs and all.
+        average = replace(
+            call,
+            op=f"aten.avg_pool{len(kernel)}d.default",
+            args=(call.args[0], kernel, stride, [0] * len(kernel), ceil_mode),
+        )
+        layers = TORCH_RULES[average.op](average)
+        assert not isinstance(layers, Reference)
+        return [*layers, Scaling(torch.full((), float(taps), dtype=torch.float64))]
+    if p < 1:
+        raise call.unsupported(f"with p = {p:g} below 1 it is not a norm")
+    if p % 2 != 0 and call.references[0].values[0] < 0:
+        raise call.unsupported(f"with p = {p:g} torch takes powers of signed numbers, which is no norm")
+    out_size = call.out_shape[1:]
+    windows = Windows(size, out_size, *map(tuple, (kernel, stride, (0,) * len(size), (1,) * len(size))))
+    total = math.prod(call.input_shape)
+    # Numbers from 1 on; a window that reaches beyond the box reads 0 there.
+    numbers = torch.arange(1, total + 1).reshape(call.input_shape)
+    cells = torch.stack(list(windows.tap_views(windows.pad(numbers))), -1)
+    pool = norm_pool(p, (len(size) + 1,), False, tuple(cells.shape))
+    layers = [Copies(call.input_shape, torch.where(cells == 0, total, cells - 1)), pool]
+    # Torch multiplies the mean over what is left of a window by the size of a whole one.
+    left = (cells[:1] > 0).sum(-1).to(torch.float64)
+    return (
+        layers if bool((left == taps).all()) else [*layers, Scaling((taps / left) ** (1 / p), operations=8)]
+    )
 
 
 @torch_rule("aten.hypot.default")

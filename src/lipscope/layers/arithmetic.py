@@ -14,6 +14,7 @@ from .base import Layer, Reference, TracedCall, torch_rule
 from .copies import expanded
 from .merge import Stack, Sum
 from .scaling import Scaling
+from .unbounded import Reciprocal
 
 _ARITHMETIC = {"add": operator.add, "sub": operator.sub, "mul": operator.mul, "div": operator.truediv}
 
@@ -24,11 +25,9 @@ def _with_constant(call: TracedCall) -> Reference:
     left, right = call.args[:2]
     (signal,) = call.references
     alpha = call.arg(2, "alpha", 1)
-    rounding = call.kwargs.get("rounding_mode")
-    if rounding is not None:
-        raise call.unsupported(f"division with rounding_mode={rounding!r} is not continuous")
+    _check_rounding(call)
     if name == "div" and isinstance(right, Reference):
-        raise call.unsupported("a quotient by something that depends on the input has no global bound")
+        signal, name = call.apply(Reciprocal.on(signal.values), signal), "mul"
     constant = per_sample(call, torch.as_tensor(right if isinstance(left, Reference) else left))
     one = torch.ones((), dtype=torch.float64)
     if name in ("mul", "div"):
@@ -39,6 +38,11 @@ def _with_constant(call: TracedCall) -> Reference:
         sign = 1 if name == "add" else -1
         layer = Scaling(one * sign * alpha, constant, operations=1)
     return call.apply(layer, expanded(call, signal, call.out_shape))
+
+
+def _check_rounding(call: TracedCall) -> None:
+    if (rounding := call.kwargs.get("rounding_mode")) is not None:
+        raise call.unsupported(f"division with rounding_mode={rounding!r} is not continuous")
 
 
 def per_sample(call: TracedCall, constant: Tensor) -> Tensor:
@@ -77,9 +81,11 @@ def _product(call: TracedCall) -> Reference:
         references = references * 2
     if len(references) == 1:
         return _with_constant(call)
+    first, second = references
     if call.op == "aten.div.Tensor":
-        raise call.unsupported("a quotient of two tensors that depend on the input has no global bound")
-    return product(call, *references)
+        _check_rounding(call)
+        second = call.apply(Reciprocal.on(second.values), second)
+    return product(call, first, second)
 
 
 def product(call: TracedCall, *factors: Reference) -> Reference:

@@ -14,7 +14,7 @@ from ..certified import spectral_norm_upper
 from ..rounding import up_product
 from ..windows import Windows, per_dimension
 from .base import Filter, Layer, LinearLayer, Shape, TracedCall, torch_rule
-from .reshape import Reshape
+from .reshape import Permute, Reshape
 
 
 @dataclass(eq=False)
@@ -117,18 +117,34 @@ def _adaptive_average_pool(call: TracedCall) -> Sequence[Layer]:
     return [_pool([_adaptive_matrix(n, m) for n, m in sizes])]
 
 
-@torch_rule("aten.mean.dim")
+@torch_rule("aten.mean.dim", "aten.sum.dim_IntList")
 def _mean(call: TracedCall) -> Sequence[Layer]:
     shape = call.input_shape
     axes = call.args[1]
     if axes is None or any(axis % (len(shape) + 1) == 0 for axis in axes):
-        raise call.unsupported("it averages over the batch")
+        raise call.unsupported("it goes over the batch")
     averaged = {axis % (len(shape) + 1) - 1 for axis in axes}
     first = min(averaged)
-    if averaged != set(range(first, len(shape))) or len(averaged) > 3:
-        raise call.unsupported("only means over the last one to three dimensions are supported")
+    if call.op != "aten.mean.dim" or averaged != set(range(first, len(shape))) or len(averaged) > 3:
+        return _over_axes(call, sorted(averaged))
     factors = [_adaptive_matrix(n, 1) for n in shape[first:]]
     pool = _pool(factors)
     pooled = (*shape[:first], *[1] * len(factors))
     reshaped = call.out_shape != pooled and math.prod(call.out_shape) == math.prod(pooled)
     return [pool, Reshape(pooled, call.out_shape)] if reshaped else [pool]
+
+
+def _over_axes(call: TracedCall, axes: list[int]) -> Sequence[Layer]:
+    """A mean or a sum over any per-sample axes: moved behind the others and joined to one."""
+    shape = call.input_shape
+    rest = [axis for axis in range(len(shape)) if axis not in axes]
+    rows, length = (math.prod(shape[axis] for axis in part) for part in (rest, axes))
+    factor = torch.full(
+        (1, length), 1.0 if call.op == "aten.sum.dim_IntList" else 1.0 / length, dtype=torch.float64
+    )
+    return [
+        Permute((*rest, *axes)),
+        Reshape(tuple(shape[axis] for axis in (*rest, *axes)), (rows, length)),
+        _pool([factor]),
+        Reshape((rows, 1), call.out_shape),
+    ]

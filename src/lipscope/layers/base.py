@@ -11,6 +11,7 @@ Tensors are batched in dimension 0; shapes written `*s` leave the batch out. Nor
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
@@ -23,6 +24,7 @@ from torch import Tensor
 
 from ..certified import spectral_norm_upper
 from ..errors import CertificateError, UnsupportedLayerError
+from ..layout import PLAIN, Layout
 from ..results import Norm
 from ..rounding import (
     TINY,
@@ -31,6 +33,7 @@ from ..rounding import (
     middle_and_radius,
     up,
     up_product,
+    up_sum,
     up_tensor,
     widen,
 )
@@ -73,6 +76,8 @@ class Layer(ABC):
 
     kind: ClassVar[str]
     """The word users know it by, as printed in tables."""
+    why_unbounded: ClassVar[str] = ""
+    """Where its constant may be infinite, the reason in words; the kind alone is named otherwise."""
 
     @abstractmethod
     def forward(self, *xs: Tensor) -> Tensor:
@@ -156,6 +161,19 @@ class LinearLayer(Layer):
         if matrix is None:
             raise NotImplementedError(f"{type(self).__name__} on {shape} is too large for a dense norm")
         return spectral_norm_upper(matrix, self.entry_error)
+
+    def output_range(self, inputs: Sequence[Range], shapes: Sequence[Shape]) -> Range:
+        """Symmetric: the largest absolute row sum times the largest absolute input, and the offset."""
+        largest = max(abs(end) for values in inputs for end in values)
+        if math.isinf(largest):
+            return UNBOUNDED
+        try:
+            reach = up_product(self.to(torch.float64, "cpu").scaled_norm("inf", shapes), largest)
+        except NotImplementedError:
+            return UNBOUNDED
+        offset = 0.0 if self.offset is None else float(self.offset.abs().max())
+        reach = up_sum(reach, offset)
+        return -reach, reach
 
     def filter(self, shape: Shape) -> Filter | None:
         """The layer as a translation-invariant filter on inputs of the shape, or None if it is not one."""
@@ -382,6 +400,8 @@ class Reference:
     node: int
     shape: Shape
     values: Range = UNBOUNDED
+    layout: Layout = PLAIN
+    """Where the traced tensor keeps the batch; `shape` leaves it out in any case."""
 
 
 Append = Callable[[Layer, Sequence[Reference], Shape | None], Reference]
@@ -394,7 +414,8 @@ class TracedCall:
 
     `args` holds `Reference`s, constant tensors (weights) and Python values; `out_shape` leaves
     the batch out. `place` is where it stands in the model, for error messages. Of an operation with
-    several results, `result` says which is asked for; `batch` is the batch size it was traced with.
+    several results, `result` says which is asked for; `batch` is the batch size it was traced with,
+    `dtype` the type of its (first) result.
     """
 
     op: str
@@ -404,8 +425,13 @@ class TracedCall:
     place: str
     result: int = 0
     batch: int = 2
+    dtype: torch.dtype = torch.float32
     target: Callable[..., Any] | None = None
     append: Append | None = None
+    layout: Layout = PLAIN
+    """Where the traced result keeps the batch."""
+    traced: TracedCall | None = None
+    """The call as it was traced, if a batch is not first and alone there; this call is as if it were."""
 
     def apply(self, layer: Layer, *inputs: Reference) -> Reference:
         """Append a layer that reads those values (an argument, or what another `apply` gave)."""
@@ -415,6 +441,10 @@ class TracedCall:
     def evaluate(self, *values: Tensor) -> Tensor:
         """The operation itself on tensors (batch, *s) in the place of `references`; for rules that probe it."""
         assert self.target is not None
+        if self.traced is not None:
+            inputs = zip(self.traced.references, values, strict=True)
+            result = self.traced.evaluate(*(reference.layout.enter(value) for reference, value in inputs))
+            return self.layout.leave(result, self.batch)
         left = list(values)
 
         def resolve(value: Any) -> Any:
@@ -489,6 +519,7 @@ def torch_rule(*ops: str, any_result: bool = False) -> Callable[[_R], _R]:
     """
 
     def register(rule: _R) -> _R:
+        @functools.wraps(rule)
         def first_result(call: TracedCall) -> Sequence[Layer] | Reference:
             if call.result != 0:
                 raise call.unsupported(f"its result number {call.result} (such as indices) is used")

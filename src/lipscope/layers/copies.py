@@ -17,8 +17,8 @@ from torch.nn import functional
 
 from ..results import Norm
 from ..rounding import up_root
-from .base import Filter, LinearLayer, Range, Reference, Shape, TracedCall, torch_rule
-from .merge import Join
+from .base import Filter, Layer, LinearLayer, Range, Reference, Shape, TracedCall, torch_rule
+from .merge import Concatenation, Join
 from .scaling import Scaling
 
 
@@ -143,7 +143,8 @@ class Copies(LinearLayer):
     "aten.swapaxes.default",
     any_result=True,
 )
-def _copies(call: TracedCall) -> Reference:
+def copies(call: TracedCall) -> Reference:
+    """The value of an operation that only copies entries and puts constants beside them, by probing it."""
     references = call.references
     sizes = [math.prod(reference.shape) for reference in references]
     total, batch = sum(sizes), call.batch
@@ -186,3 +187,15 @@ def expanded(call: TracedCall, value: Reference, shape: Shape) -> Reference:
     except RuntimeError as error:
         raise call.unsupported(f"the shapes {value.shape} and {shape} do not broadcast per sample") from error
     return call.apply(Copies(value.shape, cells), value)
+
+
+@torch_rule("aten.cat.default")
+def _concatenation(call: TracedCall) -> Sequence[Layer] | Reference:
+    """Constant parts (a class token) are entries beside copies."""
+    axis = call.arg(1, "dim", 0) % (len(call.out_shape) + 1) - 1
+    if axis < 0:
+        raise call.unsupported("it concatenates along the batch")
+    parts = call.args[0]
+    if not all(isinstance(part, Reference) for part in parts):
+        return copies(call)
+    return [Concatenation(axis, tuple(part.shape[axis] for part in parts))]

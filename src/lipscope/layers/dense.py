@@ -11,7 +11,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from ..certified import spectral_norm_upper
-from .base import Layer, LinearLayer, Shape, TracedCall, torch_rule
+from .base import Layer, LinearLayer, Reference, Shape, TracedCall, torch_rule
+from .matrix_product import matrix_product
+from .reshape import Permute
 
 
 @dataclass(eq=False)
@@ -50,18 +52,40 @@ def _linear(call: TracedCall) -> Sequence[Layer]:
     return [Dense(call.weight(1, "weight"), call.arg(2, "bias"))]
 
 
-@torch_rule("aten.matmul.default", "aten.mm.default")
-def _matmul(call: TracedCall) -> Sequence[Layer]:
-    call.input_shape  # noqa: B018
-    weight = call.weight(1, "right factor")
-    if weight.ndim != 2:
-        raise call.unsupported("only products with a constant matrix on the right are supported")
-    return [Dense(weight.T.contiguous())]
-
-
 @torch_rule("aten.addmm.default")
 def _addmm(call: TracedCall) -> Sequence[Layer]:
     call.input_shape  # noqa: B018
     if call.kwargs:
         raise call.unsupported("alpha and beta are not supported")
     return [Dense(call.weight(2, "right factor").T.contiguous(), call.weight(0, "bias"))]
+
+
+@torch_rule("aten.matmul.default", "aten.mm.default", "aten.bmm.default")
+def _matmul(call: TracedCall) -> Reference:
+    left, right = call.args[:2]
+    if isinstance(left, Reference) and isinstance(right, Reference):
+        if min(len(left.shape), len(right.shape)) < 2:
+            raise call.unsupported("a product of two signals takes matrices, not vectors")
+        return matrix_product(call, left, right)
+    (signal,) = call.references
+    if isinstance(left, Reference):
+        weight = _shared_matrix(call, call.weight(1, "right factor"))
+        return call.apply(Dense(weight.T.contiguous()), signal)
+    weight = _shared_matrix(call, call.weight(0, "left factor"))
+    rank = len(signal.shape)
+    if rank < 2:
+        raise call.unsupported("a constant times a vector of each sample is written as a linear layer")
+    # W x is (xᵀWᵀ)ᵀ.
+    turned = (*range(rank - 2), rank - 1, rank - 2)
+    product = call.apply(Dense(weight), call.apply(Permute(turned), signal))
+    return call.apply(Permute(turned), product)
+
+
+def _shared_matrix(call: TracedCall, constant: Tensor) -> Tensor:
+    """The one matrix that a constant factor holds; one that differs between leading indices is refused."""
+    if constant.ndim < 2:
+        raise call.unsupported("only products with a constant matrix are supported, not with a vector")
+    matrices = constant.flatten(0, -3) if constant.ndim > 2 else constant.unsqueeze(0)
+    if not bool((matrices == matrices[:1]).all()):
+        raise call.unsupported("the constant matrix differs along the leading dimensions")
+    return matrices[0]

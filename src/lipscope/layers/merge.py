@@ -121,14 +121,12 @@ class Join(SideBySide):
         return tuple(p.reshape(*p.shape[:-1], *s) for p, s in zip(pieces, self.shapes, strict=True))
 
 
-@torch_rule("aten.cat.default", "aten.stack.default")
-def _concatenation(call: TracedCall) -> Sequence[Layer]:
+@torch_rule("aten.stack.default")
+def _stacking(call: TracedCall) -> Sequence[Layer]:
     parts = call.args[0]
     if not all(isinstance(part, Reference) for part in parts):
         raise call.unsupported("one of the parts is a constant")
     axis = call.arg(1, "dim", 0) % (len(call.out_shape) + 1) - 1
     if axis < 0:
-        raise call.unsupported("it concatenates along the batch")
-    if call.op == "aten.stack.default":
-        return [Stack(axis)]
-    return [Concatenation(axis, tuple(part.shape[axis] for part in parts))]
+        raise call.unsupported("it stacks along the batch")
+    return [Stack(axis)]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -67,23 +66,24 @@ class Permute(LinearLayer):
     "aten.unsqueeze.default",
 )
 def _reshape(call: TracedCall) -> Sequence[Layer]:
-    if math.prod(call.out_shape) != math.prod(call.input_shape):
-        raise call.unsupported("it mixes the batch with other dimensions")
     return [] if call.out_shape == call.input_shape else [Reshape(call.input_shape, call.out_shape)]
 
 
-@torch_rule("aten.permute.default", "aten.transpose.int")
+@torch_rule("aten.permute.default", "aten.transpose.int", "aten.t.default", "aten.numpy_T.default")
 def _permute(call: TracedCall) -> Sequence[Layer]:
-    rank = len(call.input_shape) + 1
-    axes = list(range(rank))
+    (source,) = call.references
+    rank = source.layout.rank(source.shape)
+    order = list(range(rank))
     if call.op == "aten.permute.default":
-        axes = [a % rank for a in call.args[1]]
-    else:
+        order = [a % rank for a in call.args[1]]
+    elif call.op == "aten.transpose.int":
         first, second = (a % rank for a in call.args[1:3])
-        axes[first], axes[second] = second, first
-    if axes[0] != 0:
-        raise call.unsupported("it moves the batch dimension")
-    return [Permute(tuple(a - 1 for a in axes[1:]))]
+        order[first], order[second] = second, first
+    else:
+        order.reverse()
+    # Of the order of all dimensions, that of those which one sample has.
+    axes = tuple(place for dim in order if (place := source.layout.place(dim)) is not None)
+    return [] if axes == tuple(range(len(axes))) else [Permute(axes)]
 
 
 @torch_rule(

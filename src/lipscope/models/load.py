@@ -12,11 +12,16 @@ from ..data import ImagePreprocessing
 from ..data.callables import called, named_object
 from ..data.files import printable, read_tensors, reason
 from ..errors import ModelError
+from ..graph.file_program import FileProgram
+from .exported import read_exported
+from .onnx_file import read_onnx
 from .weights import weights_path
 from .zoo import zoo_entry
 
 _STATE_SUFFIXES = (".safetensors", ".pt", ".pth")
 _LISTED_KEYS = 3
+_READERS: dict[str, Callable[[Path], FileProgram]] = {".pt2": read_exported, ".onnx": read_onnx}
+"""Files that hold a whole network."""
 
 
 @dataclass(frozen=True)
@@ -35,9 +40,10 @@ def load_model(
     """The model of that name.
 
     Args:
-        spec: a name of the zoo, or `module:callable` or `file.py:callable`: what a user's module calls
-            the model, either a function or class that takes no arguments or the module itself. The
-            current directory (for a file, also its own) is searched for modules.
+        spec: a name of the zoo; an exported program (.pt2) or an .onnx file, read without running code;
+            or `module:callable` or `file.py:callable`: what a user's module calls the model, either a
+            function or class that takes no arguments or the module itself. The current directory (for a
+            file, also its own) is searched for modules.
         state: weights to load: .safetensors, .pt or .pth, read without running code. Every key must
             match. Without it a zoo model gets its trained weights, and another keeps its own.
         notify: told, in a sentence, before trained weights are fetched.
@@ -46,7 +52,13 @@ def load_model(
         ModelError: the model cannot be found, made or given the weights.
     """
     place, separator, attribute = spec.rpartition(":")
-    if separator:
+    reader = _READERS.get(Path(spec).suffix.lower())
+    if reader is not None:
+        if state is not None:
+            raise ModelError(f"{spec} brings its own weights; --state goes with a model given as code")
+        program = reader(Path(spec))
+        loaded = LoadedModel(program, spec, program.input_shape, None)
+    elif separator:
         loaded = LoadedModel(_make(place, attribute), spec, None, None)
     else:
         entry = zoo_entry(spec)

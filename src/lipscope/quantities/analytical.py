@@ -17,7 +17,8 @@ def analytical(graph: Graph, progress: Progress = silent) -> Analytical:
     """Certified upper bound of the Lipschitz constant from the layers' certified norms.
 
     The smaller of the product rule and the linear program over energies (`certificates.norms`). All
-    slopes and pooling selectors are free. Norm: Euclidean.
+    slopes and pooling selectors are free. Norm: Euclidean. Infinite, with the reason, if a layer has no
+    constant.
 
     Raises:
         CertificateError: a layer's norm cannot be proved.
@@ -32,6 +33,7 @@ def analytical(graph: Graph, progress: Progress = silent) -> Analytical:
         method=_PRODUCT if bounds.value == bounds.product else _PROGRAM,
         source="Zou, Balan, Singh 2020, section III",
         cost=Cost(seconds=time.perf_counter() - started),
+        no_bound=bounds.no_bound(graph),
         product=bounds.product,
         program=bounds.program,
         layers=[

@@ -10,16 +10,19 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from ..certificates import SMALLER_BALL, no_bound
 from ..graph import Graph
 from ..propagation import (
     DEFAULT_BUDGET,
     BallNorm,
     InputBall,
+    LocalSlopes,
+    Region,
     layer_constants,
     local_slopes,
     propagate,
 )
-from ..results import Ball, Cost, Norm, OpenUnits
+from ..results import Ball, Cost, NoBound, Norm, OpenUnits
 from .local_proofs import PROOFS, LocalProblem
 from .operator_product import product_bound
 
@@ -39,7 +42,8 @@ def ball(
 
     Bounds of all values over the ball (`propagation`) give the slopes that activations and max
     pooling can take there; every proof of `local_proofs.PROOFS` bounds the network under such
-    slopes, and the least counts. It is never above the global product bound in the same norm.
+    slopes, and the least counts. It is never above the global product bound in the same norm, and
+    finite for many networks that have none: layers without a constant have one where values are bounded.
     Offsets are taken as the graph stores them.
 
     Args:
@@ -64,7 +68,8 @@ def ball(
     region = InputBall.around(center, graph.input_shape, radius, ball_norm)
     exact = graph.to(torch.float64)
     constants = layer_constants(exact) if constants is None else constants
-    slopes = local_slopes(exact, propagate(exact, region, budget, constants))
+    regions = propagate(exact, region, budget, constants)
+    slopes = local_slopes(exact, regions)
     problem = LocalProblem(exact, slopes, norm, constants, budget, seconds)
     global_bound = product_bound(exact, norm, constants)
     bounds = {"global product bound": global_bound} | {name: prove(problem) for name, prove in PROOFS.items()}
@@ -80,6 +85,7 @@ def ball(
         ball_norm=ball_norm,
         norm=norm,
         global_bound=global_bound,
+        no_bound=_no_bound(exact, regions, slopes, norm) if math.isinf(bounds[best]) else None,
         proofs={name: bound for name, bound in bounds.items() if bound < math.inf},
         open_units=[
             OpenUnits(
@@ -91,3 +97,14 @@ def ball(
             for i, layer in exact.nonlinear().items()
         ],
     )
+
+
+def _no_bound(graph: Graph, regions: Sequence[Region], slopes: LocalSlopes, norm: Norm) -> NoBound:
+    """Which layers have no constant over the ball; a layer whose input is one point there is not to blame."""
+    blamed = [
+        index
+        for index, layer in graph.nonlinear().items()
+        if regions[graph.nodes[index].inputs[0]].distance > 0
+        and math.isinf(layer.local_lipschitz(norm, slopes.hull[index], graph.shapes_into(index)[0]))
+    ]
+    return no_bound(graph, blamed, SMALLER_BALL)

@@ -24,7 +24,7 @@ from ..jacobian import linearize
 from ..layers.max_pool import MaxPool
 from ..progress import Progress, silent
 from ..results import Cost, Effective, LayerSlope
-from ..slopes import AveragedSlope, Level, TapWeights, subsampling, uniform_taps
+from ..slopes import AveragedSlope, Level, subsampling, uniform_taps
 from ..spectral import spectral_norm
 from .checkpoint import Checkpoint, Saver, no_checkpoint
 from .draws import Batch, PairRun, chunks, draw
@@ -109,7 +109,7 @@ class MeanSlopes:
 
 
 def _mean(slope: AveragedSlope | None) -> float | None:
-    return None if slope is None or isinstance(slope, TapWeights) else float(slope.values.mean())
+    return None if slope is None else slope.fraction
 
 
 def _fractions(means: Mapping[int, AveragedSlope]) -> list[float]:

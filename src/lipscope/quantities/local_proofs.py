@@ -64,6 +64,8 @@ def local_product(problem: LocalProblem) -> float:
         for i, layer in graph.nonlinear().items()
         if isinstance(layer, Activation)
     }
+    # Slopes without a limit scale nothing; such a layer has an infinite constant as a whole.
+    steepest = {i: m for i, m in steepest.items() if bool(m.isfinite().all())}
     rows = {
         graph.nodes[i].inputs[0]: _root(m) for i, m in steepest.items() if uses[graph.nodes[i].inputs[0]] == 1
     }
@@ -82,7 +84,7 @@ def local_product(problem: LocalProblem) -> float:
             continue
         shapes = graph.shapes_into(index)
         before, scale = node.inputs[0], scales[node.inputs[0]]
-        if isinstance(node.layer, Activation):
+        if index in steepest:
             bounds.append(bounds[before])
             if before in scaled:
                 scales.append(rows[before])
@@ -234,6 +236,8 @@ def quadratic_certificate(problem: LocalProblem) -> float:
     if problem.norm != "2":
         return math.inf
     slopes = problem.slopes.intervals(problem.graph)
+    if not all(bool(end.isfinite().all()) for ends in slopes.values() for end in ends):
+        return math.inf
     return certify_slopes(problem.graph, slopes, problem.budget, problem.seconds)
 
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 
 import torch
 
+from ..certificates import no_bound, without_constant
 from ..graph import Graph
-from ..layers import LinearLayer
+from ..layers import LinearLayer, NonlinearLayer
 from ..layers.base import Shape
 from ..propagation import layer_constants
 from ..results import Cost, Norm, OperatorProduct
@@ -39,6 +41,8 @@ def product_bound(graph: Graph, norm: Norm, constants: Sequence[float] | None = 
     its parts for q = ∞, their sum for q = 1 and the root of the sum of squares for q = 2. Max pooling
     has 1 for q = ∞, the largest number c of windows that read one cell for q = 1, and √c for q = 2.
 
+    Infinite if a layer has no constant, unless what reads it is constant.
+
     Args:
         graph: the network in float64.
         norm: "1", "2" or "inf".
@@ -49,6 +53,11 @@ def product_bound(graph: Graph, norm: Norm, constants: Sequence[float] | None = 
 
     Source: D. Zou, R. Balan, M. Singh (2020), section III, for q = 2.
     """
+    return _bounds(graph, norm, constants)[-1]
+
+
+def _bounds(graph: Graph, norm: Norm, constants: Sequence[float] | None = None) -> list[float]:
+    """The product bound of every node."""
     if norm == "2" and constants is None:
         constants = layer_constants(graph)
     bounds = [1.0]
@@ -60,17 +69,32 @@ def product_bound(graph: Graph, norm: Norm, constants: Sequence[float] | None = 
             bounds.append(up_product(before[0], constants[index]))
         else:
             bounds.append(node.layer.lipschitz_in(norm, before, graph.shapes_into(index)))
-    return bounds[-1]
+    return bounds
 
 
 def operator_product(graph: Graph, norm: Norm) -> OperatorProduct:
     """The product bound as a quantity; see `product_bound`."""
     started = time.perf_counter()
+    exact = graph.to(torch.float64)
+    bounds = _bounds(exact, norm)
     return OperatorProduct(
         name="product",
         norm=norm,
-        value=product_bound(graph.to(torch.float64), norm),
+        value=bounds[-1],
         method="product of certified operator norms of the layers (sums add)",
         source="Zou, Balan, Singh 2020, section III, in other norms",
         cost=Cost(seconds=time.perf_counter() - started),
+        no_bound=no_bound(exact, without_constant(_alone(exact, norm), bounds))
+        if math.isinf(bounds[-1])
+        else None,
     )
+
+
+def _alone(graph: Graph, norm: Norm) -> list[float]:
+    """The constant of every node's layer alone in the norm; that of a linear layer is finite and not needed."""
+    return [
+        node.layer.lipschitz_in(norm, [1.0], graph.shapes_into(index))
+        if isinstance(node.layer, NonlinearLayer)
+        else 1.0
+        for index, node in enumerate(graph.nodes)
+    ]

@@ -10,9 +10,10 @@ import math
 import unicodedata
 from decimal import ROUND_CEILING, ROUND_FLOOR, ROUND_HALF_EVEN, Context, Decimal
 
-from ..results import Kind
+from ..results import Kind, NoBound
 
 MISSING = "—"
+GLOBALLY = "global"
 
 QUANTILES = {
     "0": "min",
@@ -63,9 +64,23 @@ def _text(exact: Decimal, kind: Kind, digits: int) -> str:
     return f"{'-' if sign else ''}{mantissa[0]}{point}e{exponent:+03d}"
 
 
-def bracket(lower: float, upper: float) -> str:
-    """`lower ≤ L ≤ upper`, each end rounded outward."""
-    return f"{number(lower, 'lower')} ≤ L ≤ {number(upper, 'upper')}"
+def bracket(lower: float, upper: float, where: str = GLOBALLY) -> tuple[str, str, str]:
+    """`lower`, ` ≤ L ≤ `, `upper`, each end rounded outward; the upper end in words where there is none.
+
+    `where` says what the bound is about, as in "no global upper bound".
+    """
+    low = number(lower, "lower")
+    return (low, " ≤ L, ", no_upper(where)) if upper == math.inf else (low, " ≤ L ≤ ", number(upper, "upper"))
+
+
+def no_upper(where: str = GLOBALLY) -> str:
+    """That there is no finite upper bound, in words."""
+    return f"no {where} upper bound" if where == GLOBALLY else f"no upper bound {where}"
+
+
+def reason(no_bound: NoBound | None) -> str:
+    """Why there is none, in brackets; nothing if that is not known."""
+    return "" if no_bound is None else f" ({plain(no_bound.reason)})"
 
 
 def mean_std(mean: float, std: float) -> str:

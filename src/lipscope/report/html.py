@@ -75,6 +75,7 @@ def render_html(result: Result, pictures: dict[str, bytes] | None = None) -> str
         readings=READINGS,
         families=FAMILIES,
         quantiles=[(fmt.QUANTILES.get(key, key), value) for key, value in result.local.quantiles.items()],
+        bounded=result.upper < math.inf,
         gap=result.upper / result.lower if result.lower > 0 and math.isfinite(result.upper) else None,
         style=_safe(_asset("report.css")),
         script=_safe(script),

@@ -6,7 +6,17 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from ..results import Attained, Certified, Effective, Kind, Quantity, Result, SecondMoment, Witness
+from ..results import (
+    Attained,
+    Certified,
+    Effective,
+    Kind,
+    Quantity,
+    Result,
+    SecondMoment,
+    UpperBound,
+    Witness,
+)
 from . import format as fmt
 
 SIGNS: dict[Kind, str] = {"upper": "≤", "lower": "≥", "estimate": "≈"}
@@ -100,9 +110,7 @@ def rows(result: Result, name_length: int = 48) -> list[Row]:
             analytical,
             "analytical",
             ("L", "c"),
-            meaning="no two inputs are stretched more"
-            if math.isfinite(analytical.value)
-            else "no finite bound was proved",
+            meaning=_upper_meaning(analytical, "no two inputs are stretched more"),
             basis=f"certified norms of {layers} layer{'s' * (layers != 1)}",
         ),
         *([] if result.certified is None else [_certified_row(result.certified)]),
@@ -130,6 +138,11 @@ def rows(result: Result, name_length: int = 48) -> list[Row]:
     return found + [_second_moment_row(moment) for moment in result.second_moment]
 
 
+def _upper_meaning(bound: UpperBound, meaning: str) -> str:
+    """What a finite bound means, or why there is none."""
+    return meaning if bound.value < math.inf else fmt.no_upper() + fmt.reason(bound.no_bound)
+
+
 def _ascent_row(ascent: Attained, name_length: int) -> Row:
     return _row(
         ascent,
@@ -151,7 +164,9 @@ def _certified_row(certified: Certified) -> Row:
             f"{len(certified.pieces)} piece{'s' * (len(certified.pieces) != 1)}, {fmt.integer(blocks)} matri"
             f"{'x' if blocks == 1 else 'ces'} of up to {fmt.integer(largest)} rows proved positive"
         )
-    meaning = "no two inputs are stretched more; multipliers over several layers at once"
+    meaning = _upper_meaning(
+        certified, "no two inputs are stretched more; multipliers over several layers at once"
+    )
     return _row(certified, "certified", ("L", "cert"), meaning=meaning, basis=basis)
 
 

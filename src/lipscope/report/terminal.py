@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from rich import box
 from rich.console import Console
@@ -11,9 +11,33 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from ..results import Bracket, Check, Kind, LayerSlope, Result
+from ..results import (
+    Ball,
+    Bracket,
+    Certified,
+    Check,
+    Inspection,
+    Kind,
+    LayerSlope,
+    NoBound,
+    Quantity,
+    Result,
+    Slack,
+    UpperBound,
+)
 from . import format as fmt
 from .rows import SIGNS, Row, rows
+from .slack import (
+    Order,
+    SlackRow,
+    by_type,
+    chosen,
+    conclusion,
+    piece_growth,
+    rest,
+    slack_rows,
+    won_back,
+)
 
 _STYLES: dict[Kind, str] = {"upper": "magenta", "lower": "green", "estimate": "cyan"}
 _ASCII = str.maketrans(
@@ -36,6 +60,10 @@ _ASCII = str.maketrans(
     }
 )
 _ROOM_FOR_MEANING = 110
+_ROOM_FOR_BARS, _ROOM_FOR_SHAPES = 80, 150
+_BAR = 12
+_LOUD = 0.6
+_LOST = ("Lost", "Share")
 _MOST_SLOPES = 40
 
 
@@ -73,7 +101,8 @@ def print_bracket(bracket: Bracket, console: Console) -> None:
         printer._text(f"{place}, norm ℓ_{bracket.norm} in and out", "dim"),
     )
     console.print(title)
-    printer._bounds(bracket.lower, bracket.upper)
+    where = fmt.GLOBALLY if bracket.ball is None else "over this ball"
+    printer._bounds(bracket.lower, bracket.upper, bracket.no_bound, where)
     console.print()
     table = _empty_table()
     for heading in ("Bound", "Kind", "Value", "Cost", "How"):
@@ -84,9 +113,38 @@ def print_bracket(bracket: Bracket, console: Console) -> None:
             printer._text(f"{SIGNS[bound.kind]} {bound.kind}", _STYLES[bound.kind]),
             printer._text(fmt.number(bound.value, bound.kind), f"bold {_STYLES[bound.kind]}"),
             printer._text(fmt.duration(bound.cost.seconds), "dim"),
-            printer._text(bound.method, "dim"),
+            printer._text(_how(bound), "dim"),
         )
     console.print(table)
+
+
+def print_inspection(
+    inspection: Inspection, console: Console, order: Order = "order", top: int | None = None
+) -> None:
+    """Print the layers of `lipscope inspect`, the `top` that lose most (None: all), and what a certificate wins back."""
+    printer, slack = _Printer(console), inspection.slack
+    console.print()
+    data = "" if inspection.data is None else f" on {fmt.plain(inspection.data.name)}"
+    model = printer._text(fmt.plain(inspection.model.name), "bold")
+    console.print(Text.assemble(model, printer._text(f"{data}, layer by layer", "dim")))
+    printer._bounds(inspection.lower, inspection.upper, inspection.no_bound)
+    console.print()
+    printer._layers(slack, order, top)
+    console.print()
+    if inspection.certified is not None:
+        printer._pieces(inspection.certified, slack)
+        console.print()
+    console.print(printer._text(conclusion(slack, inspection.analytical.no_bound), "bold"))
+    if kinds := by_type(slack):
+        console.print(printer._text(f"By type of layer: {kinds}.", "dim"))
+
+
+def _how(bound: Quantity) -> str:
+    """The method, or why there is no bound."""
+    if not isinstance(bound, UpperBound) or bound.value < math.inf:
+        return bound.method
+    where = "over this ball" if isinstance(bound, Ball) else fmt.GLOBALLY
+    return fmt.no_upper(where) + fmt.reason(bound.no_bound)
 
 
 class _Printer:
@@ -99,7 +157,7 @@ class _Printer:
     def show(self, result: Result) -> None:
         self.console.print()
         self._header(result)
-        self._bounds(result.lower, result.upper)
+        self._bounds(result.lower, result.upper, result.no_bound)
         self.console.print()
         if self.console.width >= _ROOM_FOR_MEANING:
             self._table(rows(result, name_length=60))
@@ -123,15 +181,22 @@ class _Printer:
         model = self._text(fmt.plain(result.model.name), "bold")
         self.console.print(Text.assemble(model, self._text(rest, "dim")))
 
-    def _bounds(self, lower: float, upper: float) -> None:
-        low, between, high = fmt.bracket(lower, upper).partition(" ≤ L ≤ ")
+    def _bounds(
+        self, lower: float, upper: float, no_bound: NoBound | None, where: str = fmt.GLOBALLY
+    ) -> None:
+        low, between, high = fmt.bracket(lower, upper, where)
         line = Text.assemble(
             self._text(low, f"bold {_STYLES['lower']}"),
             self._text(between),
             self._text(high, f"bold {_STYLES['upper']}"),
         )
-        proved = " ≤ certified" if math.isfinite(upper) else ", no upper bound proved"
-        legend = self._text(f"   attained ≤ Lipschitz constant{proved}", "dim")
+        if upper == math.inf:
+            line.append_text(self._text(fmt.reason(no_bound)))
+            self.console.print(line)
+            if no_bound is not None:
+                self.console.print(self._text(no_bound.remedy, "dim"))
+            return
+        legend = self._text("   attained ≤ Lipschitz constant ≤ certified", "dim")
         fits = line.cell_len + legend.cell_len <= self.console.width
         self.console.print(Text.assemble(line, legend) if fits else line)
 
@@ -223,6 +288,69 @@ class _Printer:
                 ),
                 self._text(fmt.number(slope.active, digits=3)),
                 self._text(fmt.number(slope.secant, digits=3)),
+            )
+        self.console.print(table)
+
+    def _layers(self, slack: Slack, order: Order, top: int | None) -> None:
+        """One row a layer; the wider the console, the more is told of it."""
+        layers, left = chosen(slack, top, order)
+        found, width = slack_rows(layers), self.console.width
+        data = any(layer.active is not None for layer in slack.layers)
+        columns: list[tuple[str, int, Callable[[SlackRow], str]]] = [
+            ("Norm ≤", 0, lambda row: row.norm),
+            ("Stretch", 0, lambda row: row.stretch),
+            ("Slopes", 110, lambda row: row.slopes),
+            *([("Active", 96, lambda row: row.active)] if data else []),
+            ("Up to here ≤", 128, lambda row: row.cumulative),
+            ("Lost", 0, lambda row: row.lost),
+            ("Share", 0, lambda row: row.share),
+        ]
+        shown = [(title, cell) for title, least, cell in columns if width >= least]
+        table = _empty_table()
+        table.add_column("Layer", overflow="fold")
+        if width >= _ROOM_FOR_SHAPES:
+            table.add_column("Output shape", no_wrap=True)
+            table.add_column("Parameters", justify="right", no_wrap=True)
+        for title, _ in shown:
+            table.add_column(self._text(title), justify="right", no_wrap=True)
+        bar = _BAR if width >= _ROOM_FOR_BARS else _BAR // 2
+        table.add_column("", no_wrap=True, min_width=bar)
+        for row in found:
+            shape = [self._text(row.shape, "dim"), self._text(fmt.integer(row.layer.parameters), "dim")]
+            loud = row.bar > _LOUD
+            table.add_row(
+                self._layer_name(row),
+                *(shape if width >= _ROOM_FOR_SHAPES else []),
+                *(self._text(cell(row), "bold red" if loud and t in _LOST else "") for t, cell in shown),
+                self._text(
+                    ("█" if self.unicode else "#") * round(bar * row.bar), "red" if loud else "yellow"
+                ),
+            )
+        self.console.print(table)
+        if more := rest(left):
+            self.console.print(self._text(more, "dim"))
+
+    def _layer_name(self, row: SlackRow) -> Text:
+        width = self.console.width
+        length = 20 if width < _ROOM_FOR_BARS else 28 if width < _ROOM_FOR_SHAPES else 44
+        place = self._text(fmt.elide(row.place, length))
+        return Text.assemble(place, self._text(f" {row.kind}", "dim")) if row.kind else place
+
+    def _pieces(self, certified: Certified, slack: Slack) -> None:
+        """What the certificate wins back, piece by piece."""
+        table = _empty_table()
+        table.add_column("Piece of the certificate", overflow="fold")
+        for title in ("By norms ≤", "Certified ≤", "Stretch", "Won back"):
+            table.add_column(self._text(title), justify="right", no_wrap=True)
+        length = 16 if self.console.width < _ROOM_FOR_BARS else 32
+        for piece in certified.pieces:
+            ends = " – ".join(fmt.elide(fmt.plain(end), length) for end in (piece.first, piece.last))
+            table.add_row(
+                self._text(ends),
+                self._text(fmt.number(piece.product, "upper")),
+                self._text(fmt.number(piece.bound, "upper")),
+                self._text(piece_growth(slack, piece)),
+                self._text(won_back(piece), "green"),
             )
         self.console.print(table)
 

@@ -46,6 +46,8 @@ def bracket_chart(result: Result) -> Chart:
         if members := [row for row in table if row.kind == kind]:
             traces += _marks(kind, members, places, scale)
     low, high = scale.place(result.lower), scale.place(result.upper)
+    if result.upper == math.inf:
+        high = scale.range[1]
     top = -0.95
     height = _ROW if len(lines) <= _FEW else _THIN_ROW
     axis: Figure = {

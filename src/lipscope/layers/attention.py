@@ -1,0 +1,70 @@
+"""Scaled dot-product attention, in terms of matrix products and a softmax."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .base import Reference, TracedCall, torch_rule
+from .copies import Copies
+from .matrix_product import matrix_product
+from .reshape import Permute
+from .scaling import Scaling
+from .softmax import Softmax
+
+MASKED = -1e30
+"""In the place of −∞ for what attention must not see: behind a softmax both are exactly 0."""
+
+
+@torch_rule("aten.scaled_dot_product_attention.default")
+def _attention(call: TracedCall) -> Reference:
+    """softmax(Q Kᵀ·scale + mask) V."""
+    query, key, value = call.args[:3]
+    if not all(isinstance(x, Reference) for x in (query, key, value)):
+        raise call.unsupported("its query, key and value must all depend on the input")
+    if call.arg(4, "dropout_p", 0.0):
+        raise call.unsupported("dropout is in training mode; call model.eval() first")
+    if call.kwargs.get("enable_gqa"):
+        key, value = (_repeated(call, x, query.shape[0]) for x in (key, value))
+    scale = call.kwargs.get("scale")
+    scale = 1 / math.sqrt(query.shape[-1]) if scale is None else scale
+    rank = len(key.shape)
+    turned = call.apply(Permute((*range(rank - 2), rank - 1, rank - 2)), key)
+    scores = matrix_product(call, query, turned)
+    factor = torch.full((), float(scale), dtype=torch.float64)
+    scores = call.apply(Scaling(factor, _mask(call, scores), operations=2), scores)
+    weights = call.apply(Softmax(len(scores.shape) - 1), scores)
+    mixed = matrix_product(call, weights, value)
+    # Every output is a mean of values, but for rounding.
+    low, high = value.values
+    margin = 2.0**-20 * max(abs(low), abs(high))
+    return replace(mixed, values=(low - margin, high + margin))
+
+
+def _mask(call: TracedCall, scores: Reference) -> Tensor | None:
+    mask: Any = call.arg(3, "attn_mask")
+    if isinstance(mask, Reference):
+        raise call.unsupported("its mask depends on the input")
+    if call.arg(5, "is_causal", False):
+        seen = torch.ones(scores.shape[-2:], dtype=torch.bool).tril()
+        return torch.where(seen, 0.0, MASKED).to(torch.float64)
+    if mask is None:
+        return None
+    if mask.dtype == torch.bool:
+        mask = torch.where(mask, 0.0, MASKED)
+    added: Tensor = mask.to(torch.float64).clamp(min=MASKED)
+    if added.ndim > len(scores.shape):
+        if not bool((added == added[:1]).all()):
+            raise call.unsupported("its mask differs between samples of a batch")
+        added = added[0]
+    return added
+
+
+def _repeated(call: TracedCall, x: Reference, heads: int) -> Reference:
+    """Keys or values shared by groups of queries: every head repeated for its group."""
+    cells = torch.arange(math.prod(x.shape)).reshape(x.shape).repeat_interleave(heads // x.shape[0], 0)
+    return x if x.shape[0] == heads else call.apply(Copies(x.shape, cells), x)

@@ -1,0 +1,58 @@
+"""The copy layer: values as torch has them, the adjoint, the norm, boxes; constants beside the entries."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from lipscope.graph import from_torch
+from lipscope.layers import LinearLayer
+from strategies import Apply
+
+MASK = torch.arange(12).reshape(3, 4) % 3 == 0
+OPERATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "slice": lambda x: x[:, 1:, ::2],
+    "select": lambda x: x[:, -1],
+    "chunk": lambda x: x.chunk(2, 2)[1],
+    "index": lambda x: x[:, torch.tensor([0, 2, 0])],
+    "masked": lambda x: x.masked_fill(MASK, 7.0),
+    "where of two": lambda x: torch.where(MASK, x, x.flip(1)),
+    "expand": lambda x: x.unsqueeze(1).expand(-1, 3, -1, -1),
+    "repeat": lambda x: x.repeat(1, 2, 1),
+    "roll": lambda x: torch.roll(x, (1, -1), (1, 2)),
+    "constant pad": lambda x: functional.pad(x, (1, 2), value=-2.0),
+    "reflection pad": lambda x: functional.pad(x, (2, 1), mode="reflect"),
+    "nearest": lambda x: functional.interpolate(x, scale_factor=2),
+    "unfold": lambda x: x.unfold(2, 2, 1),
+    "tril": lambda x: x.tril(),
+    "scatter": lambda x: torch.slice_scatter(x, x[:, :1], 1, 2, 3),
+    "class token": lambda x: torch.cat([torch.ones(1, 1, 4).expand(x.shape[0], -1, -1), x], 1),
+}
+
+
+@pytest.mark.parametrize("name", sorted(OPERATIONS))
+def test_copies(name: str) -> None:
+    function = OPERATIONS[name]
+    graph = from_torch(Apply(function, name), (3, 4))
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(5, 3, 4, generator=generator, dtype=torch.float64)
+    assert torch.equal(graph.evaluate(x), function(x))
+    for index, node in enumerate(graph.nodes):
+        if not isinstance(node.layer, LinearLayer) or len(node.inputs) != 1 or node.layer.kind != "copy":
+            continue
+        (shape,) = graph.shapes_into(index)
+        v = torch.randn(2, *shape, generator=generator, dtype=torch.float64)
+        u = torch.randn(2, *node.shape, generator=generator, dtype=torch.float64)
+        (back,) = node.layer.transpose(u)
+        torch.testing.assert_close((node.layer.apply(v) * u).sum(), (v * back).sum(), rtol=1e-12, atol=1e-12)
+        matrix = node.layer.matrix(shape)
+        for norm, order in (("1", 1), ("2", 2), ("inf", torch.inf)):
+            exact = float(torch.linalg.matrix_norm(matrix, order))
+            assert exact * (1 - 1e-14) <= node.layer.scaled_norm(norm, [shape]) <= exact * (1 + 1e-14)
+        low, high = node.layer.interval([v[:1]], [v[:1] + 1])
+        assert torch.equal(low, node.layer.apply(v[:1]))
+        assert torch.equal(high, node.layer.apply(v[:1] + 1))
