@@ -92,9 +92,9 @@ def conclusion(slack: Slack, no_bound: NoBound | None = None) -> str:
         return "Nothing is lost: the product of the layers' constants is attained."
     worst = max(slack.layers, key=lambda layer: layer.share)
     return (
-        f"The product bound {fmt.number(slack.product, 'upper')} is {factor(slack.factor)} the largest stretch "
+        f"The product bound {fmt.number(slack.product, 'upper')} is {fmt.number(slack.factor, digits=3)} times the largest stretch "
         f"{fmt.number(slack.growth)} at {fmt.plain(slack.point)}. Most is lost at {_named(worst)}: "
-        f"{factor(worst.factor)}, {percent(worst.share)} of it."
+        f"{factor(worst.factor)}, {percent(worst.share)} of the loss."
     )
 
 
@@ -115,7 +115,10 @@ def rest(left: Sequence[LayerSlack]) -> str:
         return ""
     lost = math.prod(layer.factor for layer in left)
     what = f"{fmt.integer(len(left))} more layer{'s' * (len(left) != 1)}"
-    return f"{what}: {factor(lost)}, {percent(sum(layer.share for layer in left))}"
+    share = sum(layer.share for layer in left)
+    return (
+        f"{what}: {factor(lost)}, {percent(share)}" if lost > 1 + _NOTHING_LOST else f"{what}: nothing lost"
+    )
 
 
 def factor(value: float) -> str:
@@ -125,7 +128,9 @@ def factor(value: float) -> str:
 
 def percent(share: float) -> str:
     """A share in per cent."""
-    return f"{100 * share:.1f} %" if share < 0.9995 else "100 %"
+    if 0 < share < 0.0005:
+        return "< 0.1 %"
+    return f"{100 * share:.1f} %" if 0 < share < 0.9995 else f"{100 * round(share)} %"
 
 
 def piece_growth(slack: Slack, piece: CertifiedPiece) -> str:

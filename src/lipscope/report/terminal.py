@@ -60,7 +60,7 @@ _ASCII = str.maketrans(
     }
 )
 _ROOM_FOR_MEANING = 110
-_ROOM_FOR_BARS, _ROOM_FOR_SHAPES = 80, 150
+_ROOM_FOR_BARS, _ROOM_FOR_SHAPES = 80, 136
 _BAR = 12
 _LOUD = 0.6
 _LOST = ("Lost", "Share")
@@ -299,9 +299,9 @@ class _Printer:
         columns: list[tuple[str, int, Callable[[SlackRow], str]]] = [
             ("Norm ≤", 0, lambda row: row.norm),
             ("Stretch", 0, lambda row: row.stretch),
-            ("Slopes", 110, lambda row: row.slopes),
-            *([("Active", 96, lambda row: row.active)] if data else []),
-            ("Up to here ≤", 128, lambda row: row.cumulative),
+            ("Slopes", 100, lambda row: row.slopes),
+            *([("Active", 92, lambda row: row.active)] if data else []),
+            ("Up to here ≤", 120, lambda row: row.cumulative),
             ("Lost", 0, lambda row: row.lost),
             ("Share", 0, lambda row: row.share),
         ]
