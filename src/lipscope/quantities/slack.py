@@ -84,7 +84,7 @@ def slack(
         generator = torch.Generator().manual_seed(seed)
         direction = torch.randn(direction.shape, generator=generator, dtype=torch.float64)
     norms: list[float] = []
-    operator.matvec(direction, lambda _, value: norms.append(float(torch.linalg.vector_norm(value))))
+    operator.matvec(direction, lambda _, value: norms.append(_norm(value)))
     gap = _Gap(graph, bounds, [norm / norms[INPUT] for norm in norms])
     return gap.shared_out(
         point,
@@ -240,6 +240,12 @@ class _Gap:
             factor=math.inf if own.unbounded else _exp(loss),
             share=share,
         )
+
+
+def _norm(x: Tensor) -> float:
+    """‖x‖ over all entries, scaled so that no square overflows or vanishes."""
+    largest = float(x.abs().max()) if x.numel() else 0.0
+    return largest * float(torch.linalg.vector_norm(x / largest)) if largest > 0 else 0.0
 
 
 def _log(x: float) -> float:
