@@ -35,6 +35,7 @@ if TYPE_CHECKING:
         UnsupportedLayerError,
     )
     from .graph import Graph, GraphBuilder, from_torch
+    from .inspection import inspect
     from .jacobian import Jacobian, linearize
     from .models import load_model
     from .quantities import (
@@ -52,8 +53,9 @@ if TYPE_CHECKING:
         mid_range,
         scalar_slopes,
         second_moment,
+        slack,
     )
-    from .results import Bracket, Result
+    from .results import Bracket, Inspection, Result
     from .spectral import SpectralNorm, spectral_norm
 
 _HOMES = {
@@ -71,6 +73,7 @@ _HOMES = {
         "UnsupportedLayerError",
     ),
     "graph": ("Graph", "GraphBuilder", "from_torch"),
+    "inspection": ("inspect",),
     "jacobian": ("Jacobian", "linearize"),
     "models": ("load_model",),
     "quantities": (
@@ -88,8 +91,9 @@ _HOMES = {
         "mid_range",
         "scalar_slopes",
         "second_moment",
+        "slack",
     ),
-    "results": ("Bracket", "Result"),
+    "results": ("Bracket", "Inspection", "Result"),
     "spectral": ("SpectralNorm", "spectral_norm"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
@@ -105,6 +109,7 @@ __all__ = [
     "Graph",
     "GraphBuilder",
     "ImagePreprocessing",
+    "Inspection",
     "Jacobian",
     "LipscopeError",
     "MeanSlopes",
@@ -128,6 +133,7 @@ __all__ = [
     "evaluate_pair",
     "exact",
     "from_torch",
+    "inspect",
     "linearize",
     "load_model",
     "load_samples",
@@ -137,6 +143,7 @@ __all__ = [
     "mid_range",
     "scalar_slopes",
     "second_moment",
+    "slack",
     "spectral_norm",
     "verify",
 ]

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from ._version import __version__
 from .data import ImagePreprocessing, Samples, load_samples
 from .engines import SERIAL, Engine
-from .errors import DataError, ModelError
+from .errors import DataError
 from .graph import Graph, from_torch
 from .progress import Progress, silent
 from .quantities import (
@@ -31,6 +31,7 @@ from .quantities import (
     mean_slopes,
     mid_range,
     second_moment,
+    slack,
 )
 from .quantities.local import visited
 from .results import (
@@ -45,10 +46,11 @@ from .results import (
     MidRange,
     Result,
     SecondMoment,
+    Slack,
 )
 from .runs import REPORT, RESULT, RunFolder, identity_key
 from .spectral import working_dtype
-from .stages import ASCENT_STEPS, AnyEffort, Stages, certify_in, model_info, provenance
+from .stages import ASCENT_STEPS, AnyEffort, Stages, certify_in, check_device, model_info, provenance
 
 if TYPE_CHECKING:
     from .quantities.effective import Reading
@@ -144,7 +146,7 @@ def analyze(
     options = options or Options()
     clock = time.perf_counter()
     started = datetime.now(UTC).isoformat(timespec="seconds")
-    _check_device(options.device)
+    check_device(options.device)
     samples = data if isinstance(data, Samples) else load_samples(data, input_shape, preprocess)
     if isinstance(module, Graph):
         graph, label = module, name or "graph"
@@ -219,6 +221,7 @@ class _Job:
         pairwise: Empirical | None = once("empirical", Empirical | None, self._empirical)  # type: ignore[arg-type]
         pointwise = once("local", Local, self._local)
         distances = once("mid_range", MidRange, self._mid_range)
+        lost = once("slack", Slack, lambda: (self._slack(upper, pointwise, averaged.slopes), None))
         climbed = self._ascent(pointwise)
         result = Result(
             model=model_info(self.graph, label),
@@ -238,6 +241,7 @@ class _Job:
             mid_range=distances,
             slopes=averaged.slopes,
             slope_pairs=averaged.pairs,
+            slack=lost,
             provenance=provenance(started, clock, self.options.seed, self.options.device, self.options.dtype),
         )
         if self.stages.folder is not None:
@@ -302,6 +306,13 @@ class _Job:
     def _mid_range(self) -> tuple[MidRange, None]:
         return mid_range(self.graph, self.samples, **self._numerics), None
 
+    def _slack(self, bounds: Analytical, pointwise: Local, slopes: list[LayerSlope]) -> Slack:
+        place = max(range(len(pointwise.estimates)), key=lambda i: pointwise.estimates[i])
+        chosen = visited(len(self.samples), self.options.local_samples, self.options.seed)
+        x = self.samples.batch([chosen[place]])[0]
+        active = dict(zip(self.graph.nonlinear(), (slope.active for slope in slopes), strict=True))
+        return slack(self.graph, bounds, x, pointwise.samples[place], active, seed=self.options.seed)
+
     def _ascent(self, pointwise: Local) -> Attained | None:
         options = self.options
         if options.effort == "none":
@@ -337,11 +348,3 @@ def witness_pictures(witnesses: Mapping[str, Tensor]) -> dict[str, bytes]:
         Image.fromarray(pixels).save(buffer, "PNG")
         pictures[key] = buffer.getvalue()
     return pictures
-
-
-def _check_device(device: str) -> None:
-    try:
-        torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise ModelError(f"device {device!r} cannot be used: {reason}") from error

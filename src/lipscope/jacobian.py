@@ -7,6 +7,7 @@ nothing is traced, no tape is kept.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -39,13 +40,19 @@ class Jacobian:
         """Per-sample shape *out."""
         return self.graph.output_shape
 
-    def matvec(self, v: Tensor) -> Tensor:
-        """J v for a block (P, B, *in); returns (P, B, *out)."""
+    def matvec(self, v: Tensor, watch: Callable[[int, Tensor], None] | None = None) -> Tensor:
+        """J v for a block (P, B, *in); returns (P, B, *out).
+
+        Args:
+            watch: called as watch(index, value) with the value (P·B, *s) at every node, the input's first.
+        """
         lead = v.shape[:2]
         last_use = self.graph.last_uses()
         values = {INPUT: v.flatten(0, 1)}
         for index, node in enumerate(self.graph.nodes):
             if node.layer is None:
+                if watch is not None:
+                    watch(index, values[index])
                 continue
             inputs = [values[i] for i in node.inputs]
             if isinstance(node.layer, LinearLayer):
@@ -53,6 +60,8 @@ class Jacobian:
             else:
                 block = inputs[0].unflatten(0, lead)
                 values[index] = self.slopes[index].apply(block).flatten(0, 1)
+            if watch is not None:
+                watch(index, values[index])
             for i in set(node.inputs):
                 if last_use[i] == index:
                     del values[i]

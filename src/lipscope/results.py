@@ -325,6 +325,61 @@ class MidRange(_Record):
     cost: Cost
 
 
+class LayerSlack(_Record):
+    """What one layer is allowed to do by its certified constant, and what it does along the witness."""
+
+    node: int = Field(description="number of the layer in the graph, in topological order; 0 is the input")
+    inputs: list[int] = Field(description="numbers of the nodes it reads")
+    place: str
+    layer: str = Field(description="layer type")
+    shape: list[int] = Field(description="per-sample output shape")
+    parameters: int = Field(description="numbers the layer holds, after fusion with neighbouring scalings")
+    constant: float = Field(description="certified Lipschitz constant of the layer alone; upper")
+    cumulative: float = Field(description="certified Lipschitz constant from the input to its output; upper")
+    growth: float = Field(
+        description="‖J_k v‖: how much the witness direction v has grown at its output; estimate"
+    )
+    attained: float = Field(
+        description="the growth divided by what the layer's constant allows, given the growth of its inputs: "
+        "at most 1; 0 where the constant is infinite; estimate"
+    )
+    stretch: float | None = Field(
+        description="constant · attained, which for a layer of one input is its growth by that of the input. "
+        "None where nothing reaches the layer; estimate"
+    )
+    slope_low: float | None = Field(None, description="least slope an activation can take, certified")
+    slope_high: float | None = Field(None, description="largest slope an activation can take, certified")
+    active: float | None = Field(
+        None, description="mean slope over the data; None without data and for pooling"
+    )
+    factor: float = Field(description="its part of `Slack.factor`: the factors multiply to it; estimate")
+    share: float = Field(
+        description="log(factor) / log(Slack.factor): the shares add to 1 (or are 0); estimate"
+    )
+
+
+class Slack(_Record):
+    """Where the product bound exceeds what the network does in the direction it stretches most at one point."""
+
+    kind: Kind = "estimate"
+    product: float = Field(description="the bound by the product rule, certified; upper")
+    growth: float = Field(description="‖J v‖ = σ_max(J) at the point, v its leading right singular vector")
+    factor: float = Field(description="product / growth, ≥ 1: what the layers' factors multiply to")
+    point: str = Field(description="where J was taken: the name of a sample, or how the point was found")
+    layers: list[LayerSlack] = Field(description="one a layer, in topological order")
+    residual: float = Field(
+        description="|log(product / growth) − sum of the layers' finite logarithms|: error of the numerical "
+        "integral; 0 where the factor is infinite"
+    )
+    cost: Cost
+
+    def growth_over(self, piece: CertifiedPiece) -> float | None:
+        """How much the witness direction grows from the start of a piece to its end; None if it is 0 before."""
+        growths = {0: 1.0} | {layer.node: layer.growth for layer in self.layers}
+        before = growths.get(piece.start, 0.0)
+        return growths.get(piece.end, 0.0) / before if before > 0 else None
+
+
 class OpenUnits(_Record):
     """How far a ball settles the slopes of one nonlinear layer."""
 
@@ -465,6 +520,9 @@ class Result(Report):
     second_moment: list[SecondMoment] = Field([], description="one a reading; empty if it was not asked for")
     mid_range: MidRange | None = Field(None, description="stretch against distance; None in older runs")
     slopes: list[LayerSlope] = Field(description="mean slopes p_k, one row a nonlinear layer")
+    slack: Slack | None = Field(
+        None, description="where the product bound loses, layer by layer; None in older runs"
+    )
     slope_pairs: int = Field(description="pairs behind the secant means")
     provenance: Provenance
 
@@ -528,3 +586,32 @@ class Bracket(Report):
     def no_bound(self) -> NoBound | None:
         """Why `upper` is infinite; None if it is finite."""
         return _no_bound(self.bounds)
+
+
+class Inspection(Report):
+    """What `lipscope inspect` found: the layers of a network, and where its bound loses."""
+
+    model: ModelInfo
+    data: DataInfo | None = Field(None, description="None if no data were given")
+    analytical: Analytical
+    certified: Certified | None = Field(None, description="None if no effort was spent on it")
+    attained: Local | Attained = Field(
+        description="the steepest sample, or what the ascent found without data; J is taken there"
+    )
+    slack: Slack
+    provenance: Provenance
+
+    @property
+    def lower(self) -> float:
+        """The attained lower bound of the global Lipschitz constant."""
+        return self.attained.value
+
+    @property
+    def upper(self) -> float:
+        """The best certified upper bound of the global Lipschitz constant."""
+        return min([self.analytical.value] + ([self.certified.value] if self.certified else []))
+
+    @property
+    def no_bound(self) -> NoBound | None:
+        """Why `upper` is infinite; None if it is finite."""
+        return _no_bound([q for q in (self.analytical, self.certified) if q is not None])

@@ -25,7 +25,7 @@ from .quantities.checkpoint import State
 from .results import Report
 
 RESULT, REPORT, WITNESS, IDENTITY = "result.json", "report.html", "witness.safetensors", "run.json"
-CERTIFICATE, BRACKET = "certificate.safetensors", "bracket.json"
+CERTIFICATE, BRACKET, INSPECTION = "certificate.safetensors", "bracket.json", "inspect.json"
 _STATE, _LOCK = "state", "lock"
 
 R = TypeVar("R", bound=Report)

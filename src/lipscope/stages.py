@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ._version import __version__
 from .certificates import Effort, improve, norm_bounds
+from .errors import ModelError
 from .graph import Graph
 from .progress import Progress
 from .quantities import Pair
@@ -123,6 +124,15 @@ def provenance(
         seconds=time.perf_counter() - clock,
         peak_memory_bytes=_peak_memory(),
     )
+
+
+def check_device(device: str) -> None:
+    """Raise a `ModelError` if torch cannot compute there."""
+    try:
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise ModelError(f"device {device!r} cannot be used: {reason}") from error
 
 
 def _peak_memory() -> int:

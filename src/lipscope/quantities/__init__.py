@@ -10,6 +10,7 @@ from .local import local
 from .mid_range import mid_range
 from .operator_product import operator_norm_upper, operator_product, product_bound
 from .sketch import mean_jacobian_norm, second_moment
+from .slack import slack
 from .witness import Pair, evaluate_pair
 
 __all__ = [
@@ -31,4 +32,5 @@ __all__ = [
     "product_bound",
     "scalar_slopes",
     "second_moment",
+    "slack",
 ]

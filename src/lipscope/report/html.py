@@ -22,6 +22,7 @@ from . import format as fmt
 from .charts import charts
 from .charts.stretch import FAMILIES
 from .rows import KINDS, READINGS, SIGNS, rows
+from .slack import by_type, conclusion, piece_growth, slack_rows, won_back
 
 if TYPE_CHECKING:
     from jinja2 import Template
@@ -75,6 +76,11 @@ def render_html(result: Result, pictures: dict[str, bytes] | None = None) -> str
         readings=READINGS,
         families=FAMILIES,
         quantiles=[(fmt.QUANTILES.get(key, key), value) for key, value in result.local.quantiles.items()],
+        lost=result.slack and slack_rows(result.slack.layers),
+        lost_most=result.slack and conclusion(result.slack, result.analytical.no_bound),
+        lost_by_type=result.slack and by_type(result.slack),
+        piece_growth=piece_growth,
+        won_back=won_back,
         bounded=result.upper < math.inf,
         gap=result.upper / result.lower if result.lower > 0 and math.isfinite(result.upper) else None,
         style=_safe(_asset("report.css")),

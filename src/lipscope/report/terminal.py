@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from rich import box
 from rich.console import Console
@@ -11,9 +11,33 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from ..results import Ball, Bracket, Check, Kind, LayerSlope, NoBound, Quantity, Result, UpperBound
+from ..results import (
+    Ball,
+    Bracket,
+    Certified,
+    Check,
+    Inspection,
+    Kind,
+    LayerSlope,
+    NoBound,
+    Quantity,
+    Result,
+    Slack,
+    UpperBound,
+)
 from . import format as fmt
 from .rows import SIGNS, Row, rows
+from .slack import (
+    Order,
+    SlackRow,
+    by_type,
+    chosen,
+    conclusion,
+    piece_growth,
+    rest,
+    slack_rows,
+    won_back,
+)
 
 _STYLES: dict[Kind, str] = {"upper": "magenta", "lower": "green", "estimate": "cyan"}
 _ASCII = str.maketrans(
@@ -36,6 +60,10 @@ _ASCII = str.maketrans(
     }
 )
 _ROOM_FOR_MEANING = 110
+_ROOM_FOR_BARS, _ROOM_FOR_SHAPES = 80, 136
+_BAR = 12
+_LOUD = 0.6
+_LOST = ("Lost", "Share")
 _MOST_SLOPES = 40
 
 
@@ -88,6 +116,27 @@ def print_bracket(bracket: Bracket, console: Console) -> None:
             printer._text(_how(bound), "dim"),
         )
     console.print(table)
+
+
+def print_inspection(
+    inspection: Inspection, console: Console, order: Order = "order", top: int | None = None
+) -> None:
+    """Print the layers of `lipscope inspect`, the `top` that lose most (None: all), and what a certificate wins back."""
+    printer, slack = _Printer(console), inspection.slack
+    console.print()
+    data = "" if inspection.data is None else f" on {fmt.plain(inspection.data.name)}"
+    model = printer._text(fmt.plain(inspection.model.name), "bold")
+    console.print(Text.assemble(model, printer._text(f"{data}, layer by layer", "dim")))
+    printer._bounds(inspection.lower, inspection.upper, inspection.no_bound)
+    console.print()
+    printer._layers(slack, order, top)
+    console.print()
+    if inspection.certified is not None:
+        printer._pieces(inspection.certified, slack)
+        console.print()
+    console.print(printer._text(conclusion(slack, inspection.analytical.no_bound), "bold"))
+    if kinds := by_type(slack):
+        console.print(printer._text(f"By type of layer: {kinds}.", "dim"))
 
 
 def _how(bound: Quantity) -> str:
@@ -239,6 +288,69 @@ class _Printer:
                 ),
                 self._text(fmt.number(slope.active, digits=3)),
                 self._text(fmt.number(slope.secant, digits=3)),
+            )
+        self.console.print(table)
+
+    def _layers(self, slack: Slack, order: Order, top: int | None) -> None:
+        """One row a layer; the wider the console, the more is told of it."""
+        layers, left = chosen(slack, top, order)
+        found, width = slack_rows(layers), self.console.width
+        data = any(layer.active is not None for layer in slack.layers)
+        columns: list[tuple[str, int, Callable[[SlackRow], str]]] = [
+            ("Norm ≤", 0, lambda row: row.norm),
+            ("Stretch", 0, lambda row: row.stretch),
+            ("Slopes", 100, lambda row: row.slopes),
+            *([("Active", 92, lambda row: row.active)] if data else []),
+            ("Up to here ≤", 120, lambda row: row.cumulative),
+            ("Lost", 0, lambda row: row.lost),
+            ("Share", 0, lambda row: row.share),
+        ]
+        shown = [(title, cell) for title, least, cell in columns if width >= least]
+        table = _empty_table()
+        table.add_column("Layer", overflow="fold")
+        if width >= _ROOM_FOR_SHAPES:
+            table.add_column("Output shape", no_wrap=True)
+            table.add_column("Parameters", justify="right", no_wrap=True)
+        for title, _ in shown:
+            table.add_column(self._text(title), justify="right", no_wrap=True)
+        bar = _BAR if width >= _ROOM_FOR_BARS else _BAR // 2
+        table.add_column("", no_wrap=True, min_width=bar)
+        for row in found:
+            shape = [self._text(row.shape, "dim"), self._text(fmt.integer(row.layer.parameters), "dim")]
+            loud = row.bar > _LOUD
+            table.add_row(
+                self._layer_name(row),
+                *(shape if width >= _ROOM_FOR_SHAPES else []),
+                *(self._text(cell(row), "bold red" if loud and t in _LOST else "") for t, cell in shown),
+                self._text(
+                    ("█" if self.unicode else "#") * round(bar * row.bar), "red" if loud else "yellow"
+                ),
+            )
+        self.console.print(table)
+        if more := rest(left):
+            self.console.print(self._text(more, "dim"))
+
+    def _layer_name(self, row: SlackRow) -> Text:
+        width = self.console.width
+        length = 20 if width < _ROOM_FOR_BARS else 28 if width < _ROOM_FOR_SHAPES else 44
+        place = self._text(fmt.elide(row.place, length))
+        return Text.assemble(place, self._text(f" {row.kind}", "dim")) if row.kind else place
+
+    def _pieces(self, certified: Certified, slack: Slack) -> None:
+        """What the certificate wins back, piece by piece."""
+        table = _empty_table()
+        table.add_column("Piece of the certificate", overflow="fold")
+        for title in ("By norms ≤", "Certified ≤", "Stretch", "Won back"):
+            table.add_column(self._text(title), justify="right", no_wrap=True)
+        length = 16 if self.console.width < _ROOM_FOR_BARS else 32
+        for piece in certified.pieces:
+            ends = " – ".join(fmt.elide(fmt.plain(end), length) for end in (piece.first, piece.last))
+            table.add_row(
+                self._text(ends),
+                self._text(fmt.number(piece.product, "upper")),
+                self._text(fmt.number(piece.bound, "upper")),
+                self._text(piece_growth(slack, piece)),
+                self._text(won_back(piece), "green"),
             )
         self.console.print(table)
 

@@ -26,7 +26,7 @@ def charts(result: Result) -> dict[str, Chart]:
         bracket_chart(result),
         local_chart(result.local),
         stretch_chart(result),
-        layer_chart(result.analytical.layers),
+        layer_chart(result.analytical.layers, result.slack),
         slope_chart(result.slopes),
     ]
     return {chart.id.removeprefix("chart-"): chart for chart in found if chart is not None}

@@ -1,0 +1,194 @@
+"""A look into one network: its layers, what each is allowed and what it does, and where the bound loses most."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ._version import __version__
+from .data import ImagePreprocessing, Samples, load_samples
+from .errors import DataError
+from .graph import Graph, from_torch
+from .progress import Progress, silent
+from .quantities import Pair, analytical, ascent, local, mean_slopes, slack
+from .results import Analytical, Attained, Certified, DataInfo, Inspection, Local, Slack
+from .runs import INSPECTION, RunFolder
+from .stages import ASCENT_STEPS, AnyEffort, Stages, certify_in, check_device, model_info, provenance
+
+SAMPLES = 64
+"""The most samples among which the most sensitive is sought."""
+_GAUSSIAN = 16
+_RANKING = 1e-2
+"""Relative accuracy of Lip(x) that suffices to rank samples; the best few are refined."""
+_BATCH = 16
+
+
+def inspect(
+    module: nn.Module | Graph,
+    input_shape: tuple[int, ...] | None = None,
+    data: Any = None,
+    *,
+    preprocess: ImagePreprocessing | None = None,
+    samples: int = SAMPLES,
+    effort: AnyEffort = "none",
+    seconds: float | None = None,
+    output: str | Path | None = None,
+    name: str | None = None,
+    seed: int = 0,
+    device: str = "cpu",
+    progress: Progress = silent,
+) -> Inspection:
+    """The layers of a network with their certified constants, and each one's share of what the bound loses.
+
+    The loss is measured along the most stretched direction at one point: at the most sensitive of the samples;
+    without data, where the ascent ended, or for effort "none" at the steepest of a few Gaussian points.
+
+    Args:
+        module: a torch module from one tensor (batch, *input_shape) to one tensor, or a `Graph`.
+        input_shape: per-sample shape; not needed for a `Graph`, nor with data.
+        data: samples, as for `analyze`.
+        preprocess: how images become inputs.
+        samples: use at most so many of them, chosen at random.
+        effort, seconds: time for the certificate, as for `analyze`; "none" skips it.
+        output: run folder for inspect.json, the certificate and the witness.
+        name: the model's name in the result.
+        seed: of all random choices.
+        device: where points are searched; the shares are computed in float64 on the CPU.
+        progress: called with (stage, done, total).
+
+    Raises:
+        ModelError: the model cannot be imported (`UnsupportedLayerError` names the layer).
+        DataError: the data cannot be read or do not fit the model, or there is no input shape.
+        RunFolderError: the folder cannot be used.
+        CertificateError: a bound cannot be proved.
+        ValueError: `samples` is not positive.
+    """
+    clock, started = time.perf_counter(), datetime.now(UTC).isoformat(timespec="seconds")
+    if samples < 1:
+        raise ValueError("samples must be positive")
+    check_device(device)
+    if isinstance(module, Graph):
+        input_shape = module.input_shape
+    given = None
+    if data is not None:
+        given = data if isinstance(data, Samples) else load_samples(data, input_shape, preprocess)
+        input_shape = input_shape or given.shape
+    if input_shape is None:
+        raise DataError("the model's input shape is needed, such as 3x224x224")
+    graph = module if isinstance(module, Graph) else from_torch(module, input_shape)
+    if given is not None and given.shape != graph.input_shape:
+        raise DataError(
+            f"{given.name}: samples of shape {given.shape}, but the model takes {graph.input_shape}"
+        )
+    if given is not None and samples < len(given):
+        given = given.take(samples, seed)
+    job = _Job(graph, given, effort, seconds, seed, device)
+
+    def run(stages: Stages) -> Inspection:
+        return job.inspection(stages, name or type(module).__name__, started, clock)
+
+    if output is None:
+        return run(Stages(None, progress))
+    with RunFolder(Path(output), job.identity()) as folder:
+        if (finished := folder.finished(Inspection, INSPECTION)) is not None:
+            return finished
+        stages = Stages(folder, progress)
+        result = run(stages)
+        folder.finish({INSPECTION: result.to_json()}, stages.witnesses)
+    return result
+
+
+@dataclass(frozen=True)
+class _Job:
+    graph: Graph
+    samples: Samples | None
+    effort: AnyEffort
+    seconds: float | None
+    seed: int
+    device: str
+
+    def identity(self) -> dict[str, Any]:
+        """What decides the result."""
+        asked = ("inspect", self.effort, self.seconds, self.seed, self.device)
+        return {
+            "lipscope": __version__,
+            "model": self.graph.fingerprint(),
+            "data": self.samples and self.samples.fingerprint(),
+            "options": repr(asked),
+        }
+
+    def inspection(self, stages: Stages, label: str, started: str, clock: float) -> Inspection:
+        """All parts, computed or read back."""
+        effort = self.effort
+        bounds = stages.once(
+            "analytical", Analytical, lambda: (analytical(self.graph, stages.progress), None)
+        )
+        certified = None
+        if effort != "none":
+            certified = stages.once(
+                "certified", Certified, lambda: (certify_in(stages, self.graph, effort, self.seconds), None)
+            )
+        attained: Local | Attained
+        if self.samples is None and effort != "none":
+            attained = stages.once("ascent", Attained, lambda: self._ascent(stages.progress))
+        else:
+            attained = stages.once("local", Local, lambda: self._local(stages.progress))
+        lost = stages.once("slack", Slack, lambda: (self._slack(bounds, attained, stages), None))
+        return Inspection(
+            model=model_info(self.graph, label),
+            data=self.samples and DataInfo(
+                name=self.samples.name,
+                fingerprint=self.samples.fingerprint(),
+                samples=len(self.samples),
+                preprocessing=self.samples.preprocessing,
+            ),
+            analytical=bounds,
+            certified=certified,
+            attained=stages.filed(attained),
+            slack=lost,
+            provenance=provenance(started, clock, self.seed, self.device),
+        )  # fmt: skip
+
+    def _points(self) -> Samples:
+        """The samples, or Gaussian points of several sizes."""
+        if self.samples is not None:
+            return self.samples
+        generator = torch.Generator().manual_seed(self.seed)
+        sizes = torch.logspace(-1, 0.7, _GAUSSIAN).reshape(-1, *[1] * len(self.graph.input_shape))
+        return load_samples(sizes * torch.randn(_GAUSSIAN, *self.graph.input_shape, generator=generator))
+
+    def _local(self, progress: Progress) -> tuple[Local, Pair]:
+        return local(
+            self.graph, self._points(), tolerance=_RANKING, batch_size=_BATCH, device=self.device,
+            seed=self.seed, progress=progress,
+        )  # fmt: skip
+
+    def _ascent(self, progress: Progress) -> tuple[Attained, Pair]:
+        return ascent(
+            self.graph, steps=ASCENT_STEPS[self.effort], seed=self.seed, device=self.device, progress=progress
+        )
+
+    def _slack(self, bounds: Analytical, attained: Local | Attained, stages: Stages) -> Slack:
+        x, point = self._steepest(attained, stages)
+        active: dict[int, float | None] = {}
+        if self.samples is not None:
+            means = mean_slopes(
+                self.graph, self.samples, pairs=0, batch_size=_BATCH, device=self.device, seed=self.seed
+            )
+            active = dict(zip(self.graph.nonlinear(), (s.active for s in means.table()), strict=True))
+        return slack(self.graph, bounds, x, point, active, seed=self.seed)
+
+    def _steepest(self, attained: Local | Attained, stages: Stages) -> tuple[Tensor, str]:
+        """Where the Jacobian is taken, and what to call it."""
+        if isinstance(attained, Attained):
+            x1, x2 = (stages.witnesses[f"ascent.{end}"] for end in ("x1", "x2"))
+            return (x1 + x2) / 2, "the ascent's point"
+        place = max(range(len(attained.estimates)), key=lambda i: attained.estimates[i])
+        x = self._points().batch([place])[0]
+        return x, attained.samples[place] if self.samples is not None else "a Gaussian point"
