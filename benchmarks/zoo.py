@@ -5,7 +5,7 @@
     python benchmarks/zoo.py resnet50 vit_b_16
     python benchmarks/zoo.py --table         # writes docs/coverage.md from what has been run
 
-Each model runs in a process of its own and leaves its result in runs/zoo/NAME; one that has finished is
+Each model runs in a process of its own and leaves its result in runs/zoo/NAME.json; one that has finished is
 not run again. Weights are torchvision's initialisation from a fixed seed, or its trained ones with --weights
 (downloaded by torchvision). Running statistics of batch norm that nothing has trained are zeros and ones; they
 are set to those of the samples.
@@ -14,31 +14,50 @@ are set to those of the samples.
 from __future__ import annotations
 
 import argparse
-import json
-import math
+import resource
 import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
+from pydantic import BaseModel, ConfigDict
 from torch import nn
 
-from lipscope.analysis import Options, analyze
+import lipscope
 from lipscope.data import ImagePreprocessing, Samples, load_samples
 from lipscope.graph import from_torch
 from lipscope.layers.base import TORCH_RULES
 from lipscope.report.format import number
-from lipscope.results import Result
 
 DEFAULT = (
-    "alexnet", "vgg11_bn", "vgg16", "resnet18", "resnet50", "resnext50_32x4d",
-    "wide_resnet50_2", "squeezenet1_1", "densenet121", "googlenet", "inception_v3", "mobilenet_v2",
-    "mobilenet_v3_small", "mobilenet_v3_large", "shufflenet_v2_x1_0", "efficientnet_b0", "efficientnet_v2_s", "mnasnet1_0",
-    "regnet_x_400mf", "regnet_y_400mf", "convnext_tiny", "vit_b_16", "swin_t", "swin_v2_t",
+    "alexnet",
+    "vgg11_bn",
+    "vgg16",
+    "resnet18",
+    "resnet50",
+    "resnext50_32x4d",
+    "wide_resnet50_2",
+    "squeezenet1_1",
+    "densenet121",
+    "googlenet",
+    "inception_v3",
+    "mobilenet_v2",
+    "mobilenet_v3_small",
+    "mobilenet_v3_large",
+    "shufflenet_v2_x1_0",
+    "efficientnet_b0",
+    "efficientnet_v2_s",
+    "mnasnet1_0",
+    "regnet_x_400mf",
+    "regnet_y_400mf",
+    "convnext_tiny",
+    "vit_b_16",
+    "swin_t",
+    "swin_v2_t",
     "maxvit_t",
-)  # fmt: skip
+)
 _ROOT = Path(__file__).resolve().parent.parent
 _FOLDER = Path("runs") / "zoo"
 _TABLE = _ROOT / "docs" / "coverage.md"
@@ -70,8 +89,48 @@ def calibrate(network: nn.Module, samples: Samples) -> None:
     network.eval()
 
 
-def run(name: str, arguments: argparse.Namespace) -> None:
-    """Analyse one model; the result goes to its folder."""
+class Record(BaseModel):
+    """What is kept of a model: both ends of its bracket, and what lies between on the samples."""
+
+    name: str
+    weights: Literal["trained", "random"]
+    parameters: int
+    layers: int
+    upper: float
+    no_bound: str | None
+    lower: float
+    empirical: float
+    mean_local: float
+    max_local: float
+    effective_active: float
+    effective_secant: float
+    import_seconds: float
+    seconds: float
+    gigabytes: float
+
+    model_config = ConfigDict(ser_json_inf_nan="strings")
+
+    def row(self) -> str:
+        """The model's line of the table."""
+        cells = [
+            self.name + (" *trained*" if self.weights == "trained" else ""),
+            f"{self.parameters:,}",
+            str(self.layers),
+            number(self.upper, "upper") if self.no_bound is None else f"∞: {self.no_bound}",
+            number(self.lower, "lower"),
+            number(self.empirical, "lower"),
+            f"{number(self.mean_local)}, {number(self.max_local)}",
+            f"{number(self.effective_active)}, {number(self.effective_secant)}",
+            f"{self.import_seconds:.0f}",
+            f"{self.seconds:.0f}",
+            f"{self.gigabytes:.1f}",
+        ]
+        return f"| {' | '.join(cells)} |"
+
+
+def run(name: str, arguments: argparse.Namespace) -> Record:
+    """Import and measure one model."""
+    started = time.perf_counter()
     side = _SIDES.get(name, 224)
     mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
     images = ImagePreprocessing(size=(side, side), mean=mean, std=std, resize=round(side * 256 / 224))
@@ -81,27 +140,40 @@ def run(name: str, arguments: argparse.Namespace) -> None:
         calibrate(network, samples)
     clock = time.perf_counter()
     graph = from_torch(network, samples.shape)
-    seconds = time.perf_counter() - clock
+    importing = time.perf_counter() - clock
+    parameters = sum(p.numel() for p in network.parameters())
     del network
-    options = Options(
-        pairs=arguments.samples * (arguments.samples - 1) // 2,
-        jacobians=0,
-        effort="none",
-        batch_size=2,
-        tolerance=1e-2,
+    upper = lipscope.analytical(graph)
+    local, _ = lipscope.local(graph, samples, tolerance=1e-2, batch_size=2)
+    pairwise = lipscope.empirical(graph, samples, batch_size=2)
+    assert pairwise is not None
+    means = lipscope.mean_slopes(graph, samples, pairs=len(samples) * (len(samples) - 1) // 2, batch_size=4)
+    active, direction = lipscope.effective(means, "unit", "active")
+    secant, _ = lipscope.effective(means, "unit", "secant", start=direction)
+    return Record(
+        name=name,
+        weights="trained" if arguments.weights else "random",
+        parameters=parameters,
+        layers=len(graph.nodes) - 1,
+        upper=upper.value,
+        no_bound=None if upper.no_bound is None else upper.no_bound.reason,
+        lower=max(local.value, pairwise[0].value),
+        empirical=pairwise[0].value,
+        mean_local=local.mean,
+        max_local=max(local.estimates),
+        effective_active=active.value,
+        effective_secant=secant.value,
+        import_seconds=importing,
+        seconds=time.perf_counter() - started,
+        gigabytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6,
     )
-    output = _FOLDER / name
-    analyze(graph, samples, output=output, name=name, options=options)
-    kinds = sorted({node.layer.kind for node in graph.nodes if node.layer is not None})
-    about = {"weights": "trained" if arguments.weights else "random", "import": seconds, "kinds": kinds}
-    (output / "zoo.json").write_text(json.dumps(about))
 
 
 def run_all(names: list[str], arguments: argparse.Namespace) -> None:
     """One process a model, a line each."""
     for name in names:
-        folder = _FOLDER / name
-        if (folder / "zoo.json").exists() and not arguments.again:
+        path = _FOLDER / f"{name}.json"
+        if path.exists() and not arguments.again:
             print(f"{name:22s} done before", flush=True)
             continue
         command = [sys.executable, __file__, "--child", name, "--data", arguments.data]
@@ -113,45 +185,17 @@ def run_all(names: list[str], arguments: argparse.Namespace) -> None:
             failure = "" if done.returncode == 0 else lines[-1]
         except subprocess.TimeoutExpired:
             failure = f"stopped after {arguments.limit} seconds"
-        outcome = failure or summary(folder)
+        outcome = failure or summary(path)
         if failure:
-            folder.mkdir(parents=True, exist_ok=True)
-            (folder / "failure.txt").write_text(failure)
+            _FOLDER.mkdir(parents=True, exist_ok=True)
+            path.with_suffix(".txt").write_text(failure)
         print(f"{name:22s} {time.perf_counter() - clock:6.0f} s  {outcome}", flush=True)
 
 
-def summary(folder: Path) -> str:
+def summary(path: Path) -> str:
     """The bracket in a line."""
-    result = Result.from_json((folder / "result.json").read_text())
-    return f"{number(result.lower)} ≤ L ≤ {number(result.upper)}, mean Lip(x) {number(result.local.mean)}"
-
-
-def effective(result: Result, level: str, reading: str) -> float:
-    """L_eff at one level and reading."""
-    return next(q.value for q in result.effective if (q.level, q.reading) == (level, reading))
-
-
-def row(folder: Path) -> str:
-    """A finished model's line of the table."""
-    result = Result.from_json((folder / "result.json").read_text())
-    about = json.loads((folder / "zoo.json").read_text())
-    upper, local, run = number(result.upper, "upper"), result.local, result.provenance
-    if math.isinf(result.upper) and result.no_bound is not None:
-        upper = f"∞: {result.no_bound.reason}"
-    cells = [
-        result.model.name + (" *trained*" if about["weights"] == "trained" else ""),
-        f"{result.model.parameters:,}",
-        str(result.model.layers),
-        upper,
-        number(result.lower, "lower"),
-        number(result.empirical.value, "lower") if result.empirical else "–",
-        f"{number(local.mean)}, {number(max(local.estimates))}",
-        f"{number(effective(result, 'unit', 'active'))}, {number(effective(result, 'unit', 'secant'))}",
-        f"{about['import']:.0f}",
-        f"{run.seconds:.0f}",
-        f"{run.peak_memory_bytes / 1e9:.1f}",
-    ]
-    return f"| {' | '.join(cells)} |"
+    record = Record.model_validate_json(path.read_text())
+    return f"{number(record.lower)} ≤ L ≤ {number(record.upper)}, mean Lip(x) {number(record.mean_local)}"
 
 
 def table() -> str:
@@ -173,12 +217,11 @@ def table() -> str:
         "| import s | all s | GB |",
         "|---|---|---|---|---|---|---|---|---|---|---|",
     ]
-    for folder in sorted(_FOLDER.iterdir()) if _FOLDER.exists() else []:
-        if not (folder / "zoo.json").exists():
-            if (folder / "failure.txt").exists():
-                lines.append(f"| {folder.name} | {(folder / 'failure.txt').read_text()[:200]} |" + " |" * 9)
-            continue
-        lines.append(row(folder))
+    for path in sorted(_FOLDER.glob("*.*")):
+        if path.suffix == ".json":
+            lines.append(Record.model_validate_json(path.read_text()).row())
+        elif not path.with_suffix(".json").exists():
+            lines.append(f"| {path.stem} | {path.read_text()[:200]} |" + " |" * 9)
     lines += [
         "",
         "## Operations",
@@ -216,7 +259,9 @@ def main() -> None:
     if arguments.table:
         _TABLE.write_text(table(), encoding="utf-8")
     elif arguments.child:
-        run(arguments.names[0], arguments)
+        record = run(arguments.names[0], arguments)
+        _FOLDER.mkdir(parents=True, exist_ok=True)
+        (_FOLDER / f"{record.name}.json").write_text(record.model_dump_json())
     else:
         names = arguments.names or list(DEFAULT)
         if arguments.all:

@@ -346,3 +346,14 @@ def test_chain_builds_the_same_graph_as_the_importer() -> None:
     x = torch.randn(3, 2, 6, 6, dtype=torch.float64)
     assert torch.equal(again.evaluate(x), graph.evaluate(x))
     assert again.fingerprint() == graph.fingerprint()
+
+
+def test_the_matrix_of_a_number_for_each_sample_is_a_row() -> None:
+    class Norm(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.linalg.vector_norm(x, dim=1)
+
+    graph = from_torch(Norm().double(), (3,))
+    x = torch.randn(4, 3, dtype=torch.float64)
+    dense = linearize(graph, graph.linearize_at(x)[1], batch=4).dense()
+    torch.testing.assert_close(dense, (x / x.norm(dim=1, keepdim=True)).unsqueeze(1))

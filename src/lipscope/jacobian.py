@@ -6,6 +6,7 @@ nothing is traced, no tape is kept.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -85,12 +86,10 @@ class Jacobian:
 
     def dense(self) -> Tensor:
         """The matrices themselves, shape (B, out, in); for small networks."""
-        size = 1
-        for n in self.input_shape:
-            size *= n
+        size = math.prod(self.input_shape)
         eye = torch.eye(size, dtype=self.graph.dtype, device=self.graph.device)
         block = eye.reshape(size, 1, *self.input_shape).expand(-1, self.batch, *self.input_shape)
-        return self.matvec(block).flatten(2).permute(1, 2, 0)
+        return self.matvec(block).reshape(size, self.batch, -1).permute(1, 2, 0)
 
 
 def linearize(graph: Graph, slopes: Slopes, batch: int = 1) -> Jacobian:

@@ -4,18 +4,71 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 
 def decompositions() -> dict[Any, Callable[..., Any]]:
-    """Recurrent layers step by step, gated linear units and sums by index: by torch's own rules where it has them."""
+    """Recurrent layers and cells, gated linear units, sums by index: by torch's own rules where it has them."""
     aten = torch.ops.aten
-    whole = (aten.lstm.input, aten.gru.input, aten.rnn_tanh.input, aten.rnn_relu.input, aten.glu.default)
+    recurrent = (aten.lstm.input, aten.gru.input, aten.rnn_tanh.input, aten.rnn_relu.input)
+    whole = (*recurrent, aten.glu.default, aten.baddbmm.default)
     known = torch._decomp.decomposition_table
-    return {op: known[op] for op in whole} | {aten.einsum.default: _einsum}
+    own: dict[Any, Callable[..., Any]] = {
+        aten.einsum.default: _einsum,
+        aten.lstm_cell.default: _lstm_cell,
+        aten.gru_cell.default: _gru_cell,
+        aten.rnn_tanh_cell.default: partial(_rnn_cell, torch.tanh),
+        aten.rnn_relu_cell.default: partial(_rnn_cell, torch.relu),
+    }
+    return {op: known[op] for op in whole} | own
+
+
+def _lstm_cell(
+    x: Tensor,
+    state: Sequence[Tensor],
+    w_ih: Tensor,
+    w_hh: Tensor,
+    b_ih: Tensor | None = None,
+    b_hh: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """S. Hochreiter, J. Schmidhuber (1997), with F. Gers's forget gate (2000); the gates lie as torch has them."""
+    hidden, cell = state
+    gates = functional.linear(x, w_ih, b_ih) + functional.linear(hidden, w_hh, b_hh)
+    enter, forget, candidate, leave = gates.chunk(4, 1)
+    cell = forget.sigmoid() * cell + enter.sigmoid() * candidate.tanh()
+    return leave.sigmoid() * cell.tanh(), cell
+
+
+def _gru_cell(
+    x: Tensor,
+    hidden: Tensor,
+    w_ih: Tensor,
+    w_hh: Tensor,
+    b_ih: Tensor | None = None,
+    b_hh: Tensor | None = None,
+) -> Tensor:
+    """K. Cho et al. (2014), the reset gate behind the hidden state's matrix."""
+    reset, update, candidate = functional.linear(x, w_ih, b_ih).chunk(3, 1)
+    hidden_reset, hidden_update, hidden_candidate = functional.linear(hidden, w_hh, b_hh).chunk(3, 1)
+    new = (candidate + (reset + hidden_reset).sigmoid() * hidden_candidate).tanh()
+    return new + (update + hidden_update).sigmoid() * (hidden - new)
+
+
+def _rnn_cell(
+    activation: Callable[[Tensor], Tensor],
+    x: Tensor,
+    hidden: Tensor,
+    w_ih: Tensor,
+    w_hh: Tensor,
+    b_ih: Tensor | None = None,
+    b_hh: Tensor | None = None,
+) -> Tensor:
+    return activation(functional.linear(x, w_ih, b_ih) + functional.linear(hidden, w_hh, b_hh))
 
 
 def _einsum(equation: str, tensors: Sequence[Tensor], path: object = None) -> Tensor:

@@ -65,6 +65,8 @@ def _single_output(program: ExportedProgram, env: dict[str, Any]) -> int:
         raise ModelError(f"the model returns {len(tensors)} tensors; wrap it so that it returns one")
     if not isinstance(tensors[0], Reference):
         raise ModelError("the model's output does not depend on its input")
+    if tensors[0].complex:
+        raise ModelError("the model's output is complex; return real numbers, as by torch.view_as_real")
     if not tensors[0].layout.plain:
         raise ModelError("the model's output does not keep the batch as its first dimension")
     return tensors[0].node
@@ -130,10 +132,8 @@ _CREATIONS = (
 
 
 def _created(call: TracedCall, shape: Shape) -> Tensor:
-    like = call.args[0]
     make = torch.zeros if "zeros" in call.op else torch.ones
-    default = torch.float32 if isinstance(like, Reference) else like.dtype
-    return make(shape, dtype=call.kwargs.get("dtype") or default)
+    return make(shape, dtype=call.dtype)
 
 
 def _imported(call: TracedCall, shape: Shape | None, builder: GraphBuilder) -> Reference:
@@ -147,13 +147,15 @@ def _imported(call: TracedCall, shape: Shape | None, builder: GraphBuilder) -> R
     call = replace(batch_first(call, shape), append=append)
     found = rule(call)
     if isinstance(found, Reference):
-        return replace(found, layout=call.layout)
+        return replace(found, layout=call.layout, complex=call.dtype.is_complex)
     inputs = call.references
     for layer in found[:-1]:
         inputs = [append(layer, inputs, None)]
     # The last layer's shape is known: running a large layer on zeros to find it takes time.
-    value = append(found[-1], inputs, call.out_shape) if found else inputs[0]
-    return replace(value, layout=call.layout)
+    value = (
+        append(found[-1], inputs, None if call.dtype.is_complex else call.out_shape) if found else inputs[0]
+    )
+    return replace(value, layout=call.layout, complex=call.dtype.is_complex)
 
 
 def _append(

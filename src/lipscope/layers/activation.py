@@ -558,7 +558,6 @@ _FACTORIES: dict[str, Callable[[TracedCall], Layer]] = {
     "aten.atan.default": lambda call: Arctangent(),
     "aten.erf.default": lambda call: ErrorFunction(),
     "aten.leaky_relu.default": lambda call: LeakyReLU(float(call.arg(1, "negative_slope", 0.01))),
-    "aten.abs.default": lambda call: LeakyReLU(-1.0),
     "aten.sigmoid.default": lambda call: Sigmoid(),
     "aten.tanh.default": lambda call: Tanh(),
     "aten.softplus.default": lambda call: Softplus(

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from .aggregation import Product
 from .base import Layer, Reference, TracedCall, torch_rule
-from .copies import expanded
+from .complex import complex_product
+from .copies import expanded, without_infinity
 from .merge import Stack, Sum
 from .scaling import Scaling
 from .unbounded import Reciprocal
@@ -20,7 +21,10 @@ _ARITHMETIC = {"add": operator.add, "sub": operator.sub, "mul": operator.mul, "d
 
 
 def _with_constant(call: TracedCall) -> Reference:
-    """X + c, c + x, x − c, c − x, c·x or x/c as a `Scaling`; c a number or a constant tensor."""
+    """X + c, c + x, x − c, c − x, c·x or x/c as a `Scaling`; c a number or a constant tensor.
+
+    An added −∞ (a mask before a softmax) becomes `MASKED`.
+    """
     name = call.op.split(".")[1]
     left, right = call.args[:2]
     (signal,) = call.references
@@ -28,15 +32,17 @@ def _with_constant(call: TracedCall) -> Reference:
     _check_rounding(call)
     if name == "div" and isinstance(right, Reference):
         signal, name = call.apply(Reciprocal.on(signal.values), signal), "mul"
-    constant = per_sample(call, torch.as_tensor(right if isinstance(left, Reference) else left))
+    # A number in float64 at once: by default it would be rounded to float32.
+    operand = torch.as_tensor(right if isinstance(left, Reference) else left, dtype=torch.float64)
+    constant = per_sample(call, operand)
     one = torch.ones((), dtype=torch.float64)
     if name in ("mul", "div"):
         layer = Scaling(_ARITHMETIC[name](one, constant), None, operations=int(name == "div"))
     elif isinstance(left, Reference):
-        layer = Scaling(one, _ARITHMETIC[name](0.0, constant) * alpha)
+        layer = Scaling(one, without_infinity(_ARITHMETIC[name](0.0, constant) * alpha))
     else:
         sign = 1 if name == "add" else -1
-        layer = Scaling(one * sign * alpha, constant, operations=1)
+        layer = Scaling(one * sign * alpha, without_infinity(constant), operations=1)
     return call.apply(layer, expanded(call, signal, call.out_shape))
 
 
@@ -60,9 +66,20 @@ def _negation(call: TracedCall) -> Sequence[Layer]:
     return [Scaling(-torch.ones((), dtype=torch.float64))]
 
 
-@torch_rule("aten.add.Tensor", "aten.sub.Tensor", "aten.add.Scalar", "aten.sub.Scalar", "aten.rsub.Scalar")
+@torch_rule(
+    "aten.add.Tensor",
+    "aten.sub.Tensor",
+    "aten.add.Scalar",
+    "aten.sub.Scalar",
+    "aten.rsub.Scalar",
+    complex_signals=True,
+)
 def _sum(call: TracedCall) -> Reference:
     references = call.references
+    if call.dtype.is_complex and not (
+        len(references) == 2 and references[0] == replace(references[1], node=references[0].node)
+    ):
+        raise call.unsupported("of complex signals only two of one shape can be added")
     if len(references) == 1:
         if call.op == "aten.rsub.Scalar":
             flipped = (call.args[1], call.args[0])
@@ -71,11 +88,21 @@ def _sum(call: TracedCall) -> Reference:
         return _with_constant(call)
     sign = -1.0 if call.op == "aten.sub.Tensor" else 1.0
     layer = Sum((1.0, sign * float(call.kwargs.get("alpha", 1))))
-    return call.apply(layer, *(expanded(call, reference, call.out_shape) for reference in references))
+    shape = references[0].shape if call.dtype.is_complex else call.out_shape
+    return call.apply(layer, *(expanded(call, reference, shape) for reference in references))
 
 
-@torch_rule("aten.mul.Tensor", "aten.mul.Scalar", "aten.div.Tensor", "aten.div.Scalar", "aten.square.default")
+@torch_rule(
+    "aten.mul.Tensor",
+    "aten.mul.Scalar",
+    "aten.div.Tensor",
+    "aten.div.Scalar",
+    "aten.square.default",
+    complex_signals=True,
+)
 def _product(call: TracedCall) -> Reference:
+    if call.dtype.is_complex:
+        return complex_product(call)
     references = call.references
     if call.op == "aten.square.default":
         references = references * 2

@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from .base import Reference, TracedCall, torch_rule
-from .copies import Copies
+from .copies import MASKED, Copies
 from .matrix_product import matrix_product
 from .reshape import Permute
 from .scaling import Scaling
 from .softmax import Softmax
-
-MASKED = -1e30
-"""In the place of −∞ for what attention must not see: behind a softmax both are exactly 0."""
 
 
 @torch_rule("aten.scaled_dot_product_attention.default")
@@ -29,7 +25,7 @@ def _attention(call: TracedCall) -> Reference:
     if call.arg(4, "dropout_p", 0.0):
         raise call.unsupported("dropout is in training mode; call model.eval() first")
     if call.kwargs.get("enable_gqa"):
-        key, value = (_repeated(call, x, query.shape[0]) for x in (key, value))
+        key, value = (_repeated(call, x, query.shape[-3]) for x in (key, value))
     scale = call.kwargs.get("scale")
     scale = 1 / math.sqrt(query.shape[-1]) if scale is None else scale
     rank = len(key.shape)
@@ -38,11 +34,7 @@ def _attention(call: TracedCall) -> Reference:
     factor = torch.full((), float(scale), dtype=torch.float64)
     scores = call.apply(Scaling(factor, _mask(call, scores), operations=2), scores)
     weights = call.apply(Softmax(len(scores.shape) - 1), scores)
-    mixed = matrix_product(call, weights, value)
-    # Every output is a mean of values, but for rounding.
-    low, high = value.values
-    margin = 2.0**-20 * max(abs(low), abs(high))
-    return replace(mixed, values=(low - margin, high + margin))
+    return matrix_product(call, weights, value, stochastic=True)
 
 
 def _mask(call: TracedCall, scores: Reference) -> Tensor | None:
@@ -66,5 +58,7 @@ def _mask(call: TracedCall, scores: Reference) -> Tensor | None:
 
 def _repeated(call: TracedCall, x: Reference, heads: int) -> Reference:
     """Keys or values shared by groups of queries: every head repeated for its group."""
-    cells = torch.arange(math.prod(x.shape)).reshape(x.shape).repeat_interleave(heads // x.shape[0], 0)
-    return x if x.shape[0] == heads else call.apply(Copies(x.shape, cells), x)
+    if x.shape[-3] == heads:
+        return x
+    cells = torch.arange(math.prod(x.shape)).reshape(x.shape).repeat_interleave(heads // x.shape[-3], -3)
+    return call.apply(Copies(x.shape, cells), x)

@@ -402,6 +402,8 @@ class Reference:
     values: Range = UNBOUNDED
     layout: Layout = PLAIN
     """Where the traced tensor keeps the batch; `shape` leaves it out in any case."""
+    complex: bool = False
+    """Whether the last axis of `shape`, of size two, holds real and imaginary parts."""
 
 
 Append = Callable[[Layer, Sequence[Reference], Shape | None], Reference]
@@ -511,24 +513,27 @@ TORCH_RULES: dict[str, Rule] = {}
 _R = TypeVar("_R", bound=Rule)
 
 
-def torch_rule(*ops: str, any_result: bool = False) -> Callable[[_R], _R]:
+def torch_rule(*ops: str, any_result: bool = False, complex_signals: bool = False) -> Callable[[_R], _R]:
     """Register a rule for the traced operations named, such as "aten.relu.default".
 
     Args:
         any_result: the rule heeds `TracedCall.result`; others give the first of several results only.
+        complex_signals: the rule heeds `Reference.complex` and a complex `TracedCall.dtype`.
     """
 
     def register(rule: _R) -> _R:
         @functools.wraps(rule)
-        def first_result(call: TracedCall) -> Sequence[Layer] | Reference:
-            if call.result != 0:
+        def guarded(call: TracedCall) -> Sequence[Layer] | Reference:
+            if call.result != 0 and not any_result:
                 raise call.unsupported(f"its result number {call.result} (such as indices) is used")
+            if not complex_signals and (call.dtype.is_complex or any(x.complex for x in call.references)):
+                raise call.unsupported("it acts on a complex signal")
             return rule(call)
 
         for op in ops:
             if op in TORCH_RULES:
                 raise ValueError(f"two import rules for {op}")
-            TORCH_RULES[op] = rule if any_result else first_result
+            TORCH_RULES[op] = guarded
         return rule
 
     return register

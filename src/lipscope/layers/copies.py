@@ -21,6 +21,14 @@ from .base import Filter, Layer, LinearLayer, Range, Reference, Shape, TracedCal
 from .merge import Concatenation, Join
 from .scaling import Scaling
 
+MASKED = -1e30
+"""In the place of −∞ for what attention must not see: behind a softmax both are exactly 0."""
+
+
+def without_infinity(constants: Tensor) -> Tensor:
+    """Constants that a signal meets, with `MASKED` for −∞: differences of a value at −∞ would be no numbers."""
+    return torch.where(constants == -math.inf, MASKED, constants)
+
 
 @dataclass(eq=False)
 class Copies(LinearLayer):
@@ -144,7 +152,10 @@ class Copies(LinearLayer):
     any_result=True,
 )
 def copies(call: TracedCall) -> Reference:
-    """The value of an operation that only copies entries and puts constants beside them, by probing it."""
+    """The value of an operation that only copies entries and puts constants beside them, by probing it.
+
+    A constant −∞ (a mask before a softmax) becomes `MASKED`.
+    """
     references = call.references
     sizes = [math.prod(reference.shape) for reference in references]
     total, batch = sum(sizes), call.batch
@@ -157,17 +168,17 @@ def copies(call: TracedCall) -> Reference:
         numbers.append(count.reshape(batch, *reference.shape))
         first += size
     try:
-        constants = call.evaluate(*(torch.zeros_like(n) for n in numbers))
-        counted = call.evaluate(*numbers) - constants
+        constants = without_infinity(call.evaluate(*(torch.zeros_like(n) for n in numbers)))
+        counted = without_infinity(call.evaluate(*numbers)) - constants
     except RuntimeError as error:
         raise call.unsupported(f"it cannot be probed ({str(error).splitlines()[0]})") from error
+    if not bool(constants.isfinite().all()) or not bool((constants == constants[:1]).all()):
+        raise call.unsupported("it puts infinities or numbers that differ between samples beside the entries")
     copied = counted != 0
     shift = total * torch.arange(batch, dtype=torch.float64).reshape(-1, *[1] * len(call.out_shape))
     cells = torch.where(copied, counted - shift - 1, total)
     if tuple(cells.shape) != (batch, *call.out_shape) or not bool((cells == cells[:1]).all()):
         raise call.unsupported("it moves entries between the samples of a batch")
-    if not bool(constants.isfinite().all()) or not bool((constants == constants[:1]).all()):
-        raise call.unsupported("it puts infinities or numbers that differ between samples beside the entries")
     source = references[0]
     if len(references) > 1:
         source = call.apply(Join(tuple(reference.shape for reference in references)), *references)

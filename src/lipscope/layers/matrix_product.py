@@ -63,8 +63,11 @@ class MatrixProduct(NonlinearLayer):
     """
 
     kind = "matrix product"
+    why_unbounded = "product of two matrices of which one is unbounded"
     join: Join
     bounds: tuple[float, float]
+    stochastic: bool = False
+    """Whether the rows of A are probability vectors: then ‖A‖ ≤ √m, and in ℓ_∞ it is 1."""
 
     def forward(self, *xs: Tensor) -> Tensor:
         a, b = self.join.parts(xs[0])
@@ -94,6 +97,10 @@ class MatrixProduct(NonlinearLayer):
     def _factor_norms(self, norm: Norm, first: float, second: float) -> tuple[float, float]:
         """Bounds of what A does to ΔB and B to ΔA, from the largest entries."""
         (*_, m, k), (*_, _, columns) = self.join.shapes
+        if self.stochastic:
+            own = {"2": up_root(m), "1": float(m), "inf": 1.0}[norm]
+            theirs = {"2": up_root(k * columns), "1": float(columns), "inf": float(k)}[norm]
+            return own, up_product(second, theirs)
         ways = {"2": (up_root(m * k), up_root(k * columns)), "1": (m, columns), "inf": (k, k)}[norm]
         return up_product(first, float(ways[0])), up_product(second, float(ways[1]))
 
@@ -149,15 +156,21 @@ class MatrixProduct(NonlinearLayer):
         return self._gradient_norm(norm, *norms)
 
     def output_range(self, inputs: Sequence[Range], shapes: Sequence[Shape]) -> Range:
-        largest = up_product(*self.bounds, float(self.join.shapes[0][-1]))
+        # With probabilities every output is a mean of entries of B, but for rounding.
+        length = 1 + 2.0**-20 if self.stochastic else float(self.join.shapes[0][-1])
+        largest = up_product(*self.bounds, length)
         return -largest, largest
 
 
-def matrix_product(call: TracedCall, first: Reference, second: Reference) -> Reference:
+def matrix_product(
+    call: TracedCall, first: Reference, second: Reference, stochastic: bool = False
+) -> Reference:
     """The product of two signals whose last two axes are matrices, the others broadcast against each other."""
     lead = torch.broadcast_shapes(first.shape[:-2], second.shape[:-2])
     first = expanded(call, first, (*lead, *first.shape[-2:]))
     second = expanded(call, second, (*lead, *second.shape[-2:]))
     join = Join((first.shape, second.shape))
     bounds = tuple(max(abs(end) for end in factor.values) for factor in (first, second))
-    return call.apply(MatrixProduct(join, (bounds[0], bounds[1])), call.apply(join, first, second))
+    return call.apply(
+        MatrixProduct(join, (bounds[0], bounds[1]), stochastic), call.apply(join, first, second)
+    )

@@ -149,7 +149,9 @@ class _AlongAxis(NonlinearLayer):
         dim = self.axis + 1
         margin = gamma(8 * low.shape[dim] + 1024)
         odds = self._log_odds(low, high)
-        least, most = odds[0].sigmoid() * (1 - margin), (odds[1].sigmoid() * (1 + margin) + TINY).clamp(max=1)
+        # TINY covers underflow on both sides.
+        least = (odds[0].sigmoid() * (1 - margin) - TINY).clamp(min=0)
+        most = (odds[1].sigmoid() * (1 + margin) + TINY).clamp(max=1)
         others_least = _sum_of_others(least, dim) * (1 - margin)
         others_most = (_sum_of_others(most, dim) * (1 + margin)).clamp(max=1)
         # wᵢ = ℓᵢ/Σℓ grows with ℓᵢ and falls with the others; and Σℓ ≤ 1.
@@ -256,7 +258,7 @@ class Softmax(_AlongAxis):
 
     def slope_hull(self, low: Tensor, high: Tensor) -> tuple[AveragedSlope, AveragedSlope]:
         secants = self._secants(low, high)
-        rows = -secants.means[1], -secants.means[0] * secants.evenness
+        rows = -secants.means[1], -(secants.means[0] * secants.evenness - TINY).clamp(min=0)
         hull = [
             Coupling(torch.stack([d, r], 1), secants.weights[1], self.axis)
             for d, r in zip(secants.diagonal, rows, strict=True)
