@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Callable
+from fractions import Fraction
 
 import pytest
 import torch
@@ -421,3 +422,11 @@ def test_numbers_in_arithmetic_keep_their_digits() -> None:
     assert analytical(from_torch(Apply(lambda x: 0.7 * x, "factor"), (2,))).value == 0.7
     graph = from_torch(Apply(lambda x: x + 0.1, "offset"), (2,))
     assert float(graph.evaluate(torch.zeros(1, 2, dtype=torch.float64))[0, 0]) == 0.1
+
+
+def test_powers_of_ten_lie_in_the_certified_range_up_to_overflow() -> None:
+    layer = Exponential(rate=math.log(10))
+    for k in range(0, 309):
+        at = torch.tensor([float(k)], dtype=torch.float64)
+        low, high = layer.value_range(at, at)
+        assert Fraction(float(low)) <= Fraction(10) ** k <= Fraction(float(high))

@@ -89,6 +89,10 @@ class ComplexScaling(LinearLayer):
     def transpose(self, u: Tensor) -> tuple[Tensor, ...]:
         return (torch.view_as_real(_complex(u) * _complex(self.factor).conj()),)
 
+    def magnitudes(self, shapes: Sequence[Shape], power: int = 1) -> LinearLayer:
+        """A real factor for each part, and the parts exchanged: |a|·x ± |b|·y."""
+        return _Blocks(self.factor.abs() ** power)
+
     def norm(self, shapes: Sequence[Shape]) -> float:
         """The largest modulus."""
         return up(float(_complex(self.factor).abs().max()), 8)
@@ -99,6 +103,21 @@ def _as_complex(shape: Shape) -> Copies:
     count = math.prod(shape)
     cells = torch.stack([torch.arange(count), torch.full((count,), count)], -1)
     return Copies(shape, cells.reshape(*shape, 2))
+
+
+@dataclass(eq=False)
+class _Blocks(LinearLayer):
+    """(x, y) ↦ (a·x + b·y, b·x + a·y) for pairs along the last axis, with `factor` (…, 2) = (a, b)."""
+
+    kind = "blocks"
+    factor: Tensor
+
+    def apply(self, *vs: Tensor) -> Tensor:
+        a, b = self.factor[..., :1], self.factor[..., 1:]
+        return a * vs[0] + b * vs[0].flip(-1)
+
+    def transpose(self, u: Tensor) -> tuple[Tensor, ...]:
+        return (self.apply(u),)
 
 
 @torch_rule(

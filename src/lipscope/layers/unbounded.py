@@ -20,8 +20,9 @@ from ..slopes import Diagonal, Point
 from .activation import Activation
 from .base import UNBOUNDED, Layer, Lines, Range, Reference, Shape, TracedCall, torch_rule
 
-_ROUNDING = 2.0**-43
-"""Covers the few units in the last place by which torch's elementary functions are off, with a large reserve."""
+_ROUNDING = 2.0**-41
+"""Covers the few units in the last place by which torch's elementary functions are off, and what rounding of
+rate·x does to an exponential: up to 2·709 units, since beyond e^709 it overflows."""
 _TINY = 1e-290
 """Covers underflow."""
 _LARGEST = torch.finfo(torch.float64).max
