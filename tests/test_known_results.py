@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -75,11 +77,40 @@ def test_means_and_sums_over_any_axes(function: Callable[[Tensor], Tensor], know
     assert known * (1 - 1e-14) <= product_bound(graph, "2") <= known * (1 + 1e-9)
 
 
-class Decoder(nn.Module):
-    """The shape of a U-Net: down by pooling, up by nearest neighbours and a transposed convolution, skips cropped."""
+INTERPOLATIONS = [
+    ("linear", (2, 5), {"scale_factor": 1.7}),
+    ("bilinear", (2, 3, 5), {"size": (7, 4)}),
+    ("bilinear", (2, 5, 6), {"size": (3, 4), "antialias": True}),
+    ("trilinear", (1, 2, 3, 4), {"scale_factor": 2}),
+    ("bicubic", (2, 5, 4), {"scale_factor": 1.5}),
+    ("bicubic", (1, 6, 5), {"scale_factor": 0.6, "antialias": True}),
+]
 
-    def __init__(self) -> None:
+
+@pytest.mark.parametrize("align_corners", [False, True])
+@pytest.mark.parametrize(("mode", "shape", "options"), INTERPOLATIONS, ids=lambda value: str(value))
+def test_interpolation(
+    mode: str, shape: tuple[int, ...], options: dict[str, Any], align_corners: bool
+) -> None:
+    def function(x: Tensor) -> Tensor:
+        return functional.interpolate(x, mode=mode, align_corners=align_corners, **options)
+
+    graph = from_torch(Apply(function, mode).double(), shape)
+    size = math.prod(shape)
+    matrix = function(torch.eye(size, dtype=torch.float64).reshape(size, *shape)).flatten(1).T
+    x = torch.randn(2, *shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    torch.testing.assert_close(graph.evaluate(x), function(x), rtol=1e-13, atol=1e-13)
+    for norm, order in (("1", 1), ("2", 2), ("inf", torch.inf)):
+        exact = float(torch.linalg.matrix_norm(matrix, order))
+        assert exact * (1 - 1e-14) <= product_bound(graph, norm) <= exact * (1 + 1e-9)
+
+
+class Decoder(nn.Module):
+    """The shape of a U-Net: down by pooling, up by interpolation and a transposed convolution, skips cropped."""
+
+    def __init__(self, mode: str) -> None:
         super().__init__()
+        self.mode = mode
         self.down = nn.Conv2d(1, 2, 3, padding=1)
         self.middle = nn.Conv2d(2, 2, 3, padding=1)
         self.up = nn.ConvTranspose2d(2, 2, 2, 2)
@@ -88,11 +119,12 @@ class Decoder(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         skip = self.down(x).relu()
         low = self.middle(functional.max_pool2d(skip, 2)).relu()
-        nearest = functional.interpolate(low, scale_factor=2, mode="nearest")
-        return self.out(torch.cat([skip, nearest, self.up(low)], 1)[..., 1:-1, 1:-1])
+        wide = functional.interpolate(low, scale_factor=2, mode=self.mode)
+        return self.out(torch.cat([skip, wide, self.up(low)], 1)[..., 1:-1, 1:-1])
 
 
-def test_a_decoder_with_skips() -> None:
+@pytest.mark.parametrize("mode", ["nearest", "bilinear"])
+def test_a_decoder_with_skips(mode: str) -> None:
     torch.manual_seed(0)
-    found = lipscope.bracket(Decoder(), (1, 6, 6), effort="fast", seconds=2.0)
+    found = lipscope.bracket(Decoder(mode), (1, 6, 6), effort="fast", seconds=2.0)
     assert 0 < found.lower <= found.upper < 100
