@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from fractions import Fraction
 
 import pytest
 import torch
@@ -56,3 +57,28 @@ def test_copies(name: str) -> None:
         low, high = node.layer.interval([v[:1]], [v[:1] + 1])
         assert torch.equal(low, node.layer.apply(v[:1]))
         assert torch.equal(high, node.layer.apply(v[:1] + 1))
+
+
+def test_a_large_copy_is_never_written_out() -> None:
+    graph = from_torch(Apply(lambda x: torch.cat([functional.pad(x, (2, 2))] * 3, 2), "tiles"), (3, 200, 200))
+    (layer,) = [node.layer for node in graph.nodes if isinstance(node.layer, LinearLayer)][:1]
+    shape = graph.input_shape
+    assert isinstance(layer, LinearLayer)
+    before = graph.fingerprint()
+    assert layer.matrix(shape) is None
+    ones = torch.ones(1, *shape, dtype=torch.float64)
+    for power in (1, 2):
+        assert torch.equal(layer.magnitudes([shape], power).apply(ones), layer.apply(ones))
+    assert torch.equal(layer.row_norms(shape), layer.apply(ones))
+    assert graph.fingerprint() == before
+
+
+def test_sums_of_many_copies_cover_their_rounding() -> None:
+    """The adjoint of a repetition adds 10⁵ inexact numbers; the certified column sum is above the exact one."""
+    copies, scale = 100_000, 0.1
+    graph = from_torch(Apply(lambda x: x.repeat(1, copies), "repeat"), (1,))
+    layer = graph.nodes[-1].layer
+    assert isinstance(layer, LinearLayer)
+    rows = torch.full((1, copies), scale, dtype=torch.float64)
+    found = layer.scaled_norm("1", [(1,)], rows=rows)
+    assert copies * Fraction(scale) <= Fraction(found) <= copies * Fraction(scale) * (1 + Fraction(1, 10**9))
