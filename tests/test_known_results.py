@@ -105,6 +105,42 @@ def test_interpolation(
         assert exact * (1 - 1e-14) <= product_bound(graph, norm) <= exact * (1 + 1e-9)
 
 
+@pytest.mark.parametrize(("axis", "length"), [(1, 3), (-1, 5)])
+def test_cumulative_sums(axis: int, length: int) -> None:
+    """The norm of a triangle of ones, the inverse of differences with a fixed start, is 1/(2 sin(π/(4n + 2)))."""
+    graph = from_torch(Apply(lambda x: x.cumsum(axis), "cumsum"), (3, 2, 5))
+    x = torch.randn(2, 3, 2, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    torch.testing.assert_close(graph.evaluate(x), x.cumsum(axis), rtol=1e-13, atol=1e-13)
+    known = 1 / (2 * math.sin(math.pi / (4 * length + 2)))
+    assert known * (1 - 1e-14) <= product_bound(graph, "2") <= known * (1 + 1e-9)
+
+
+@pytest.mark.parametrize(
+    ("module", "shape", "known"),
+    [
+        (nn.AdaptiveMaxPool1d(3), (2, 6), 1.0),
+        (nn.AdaptiveMaxPool2d((2, 1)), (2, 4, 3), 1.0),
+        (nn.AdaptiveMaxPool3d(1), (1, 2, 3, 2), 1.0),
+        # The middle one of three cells is in both windows.
+        (nn.AdaptiveMaxPool1d(2), (2, 3), 2**0.5),
+    ],
+    ids=["1", "2", "3", "overlapping"],
+)
+def test_adaptive_max_pooling(module: nn.Module, shape: tuple[int, ...], known: float) -> None:
+    graph = from_torch(module, shape)
+    x = torch.randn(3, *shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    assert torch.equal(graph.evaluate(x), module(x))
+    assert product_bound(graph, "2") == pytest.approx(known, rel=1e-14)
+
+
+def test_adaptive_max_pooling_over_windows_of_unequal_sizes() -> None:
+    graph = from_torch(nn.AdaptiveMaxPool2d(3), (2, 5, 4))
+    x = torch.randn(3, 2, 5, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    assert torch.equal(graph.evaluate(x), functional.adaptive_max_pool2d(x, 3))
+    # A cell in up to two windows of each dimension; the bound counts repeated cells too.
+    assert 2.0 <= product_bound(graph, "2") <= 6**0.5 * (1 + 1e-14)
+
+
 class Decoder(nn.Module):
     """The shape of a U-Net: down by pooling, up by interpolation and a transposed convolution, skips cropped."""
 

@@ -80,10 +80,10 @@ def _adaptive_average_pool(call: TracedCall) -> Sequence[Layer]:
     return [AveragePool.of([_adaptive_matrix(n, m) for n, m in sizes])]
 
 
-@torch_rule("aten.mean.dim", "aten.sum.dim_IntList")
+@torch_rule("aten.mean.dim", "aten.sum.dim_IntList", "aten.mean.default", "aten.sum.default")
 def _mean(call: TracedCall) -> Sequence[Layer]:
     shape = call.input_shape
-    axes = call.args[1]
+    axes = call.arg(1, "dim")
     if axes is None or any(axis % (len(shape) + 1) == 0 for axis in axes):
         raise call.unsupported("it goes over the batch")
     averaged = {axis % (len(shape) + 1) - 1 for axis in axes}

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from ..certified import spectral_norm_upper
 from ..rounding import up_product
-from .base import LinearLayer, Shape
+from .base import Layer, LinearLayer, Shape, TracedCall, torch_rule
+from .reshape import Permute
 
 
 @dataclass(eq=False)
@@ -56,3 +57,23 @@ def _along_each(x: Tensor, factors: list[Tensor]) -> Tensor:
         axis = x.ndim - dims + i
         x = torch.movedim(torch.tensordot(x, a, dims=([axis], [1])), -1, axis)
     return x
+
+
+@dataclass(eq=False)
+class CumulativeSum(SeparableMap):
+    """Sums of the first entries along the last dimension: a triangle of ones."""
+
+    kind = "cumulative sum"
+
+
+@torch_rule("aten.cumsum.default")
+def _cumulative_sum(call: TracedCall) -> Sequence[Layer]:
+    shape = call.input_shape
+    axis = call.args[1] % (len(shape) + 1) - 1
+    if axis < 0:
+        raise call.unsupported("it goes over the batch")
+    triangle = torch.ones(shape[axis], shape[axis], dtype=torch.float64).tril()
+    swapped = list(range(len(shape)))
+    swapped[axis], swapped[-1] = swapped[-1], swapped[axis]
+    turn: list[Layer] = [] if axis == len(shape) - 1 else [Permute(tuple(swapped))]
+    return [*turn, CumulativeSum.of([triangle]), *turn]
