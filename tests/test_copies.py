@@ -15,6 +15,15 @@ from lipscope.layers import LinearLayer
 from strategies import Apply
 
 MASK = torch.arange(12).reshape(3, 4) % 3 == 0
+
+
+def overwritten(x: Tensor) -> Tensor:
+    """Rows 0 and 2 of every sample replaced by constants, in place."""
+    y = x.clone()
+    y[:, torch.tensor([0, 2])] = 0.5
+    return y
+
+
 OPERATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "slice": lambda x: x[:, 1:, ::2],
     "select": lambda x: x[:, -1],
@@ -29,6 +38,24 @@ OPERATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "reflection pad": lambda x: functional.pad(x, (2, 1), mode="reflect"),
     "nearest": lambda x: functional.interpolate(x, scale_factor=2),
     "unfold": lambda x: x.unfold(2, 2, 1),
+    "index put": overwritten,
+    "gather": lambda x: x.gather(2, torch.tensor([3, 0, 0]).expand(x.shape[0], 3, 3)),
+    "im2col": lambda x: functional.unfold(x.unsqueeze(1), 2),
+    "im2col padded": lambda x: functional.unfold(x.unsqueeze(1), 3, padding=1, stride=2),
+    "index select": lambda x: x.index_select(2, torch.tensor([3, 3, 1])),
+    "split": lambda x: x.split([1, 3], 2)[1],
+    "unbind": lambda x: x.unbind(1)[2],
+    "diagonal": lambda x: x.diagonal(0, 1, 2),
+    "interleave": lambda x: x.repeat_interleave(2, 2),
+    "flip": lambda x: x.flip(1, 2),
+    "rotation": lambda x: x.rot90(1, (1, 2)),
+    "replication pad": lambda x: functional.pad(x, (2, 1), mode="replicate"),
+    "circular pad": lambda x: functional.pad(x, (2, 1), mode="circular"),
+    "pixel shuffle": lambda x: functional.pixel_shuffle(x.reshape(-1, 12, 1, 1), 2),
+    "nearest exact": lambda x: functional.interpolate(x, size=7, mode="nearest-exact"),
+    "triu": lambda x: x.triu(1),
+    "select scatter": lambda x: torch.select_scatter(x, x[:, 0], 1, 2),
+    "movedim": lambda x: x.unsqueeze(1).movedim(1, 3),
     "tril": lambda x: x.tril(),
     "scatter": lambda x: torch.slice_scatter(x, x[:, :1], 1, 2, 3),
     "class token": lambda x: torch.cat([torch.ones(1, 1, 4).expand(x.shape[0], -1, -1), x], 1),

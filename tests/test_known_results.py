@@ -141,6 +141,34 @@ def test_adaptive_max_pooling_over_windows_of_unequal_sizes() -> None:
     assert 2.0 <= product_bound(graph, "2") <= 6**0.5 * (1 + 1e-14)
 
 
+def test_a_haar_transform_is_an_isometry() -> None:
+    """Sums and differences of 2 × 2 cells over 2, as a strided convolution and back as its adjoint."""
+    signs = torch.tensor([[1.0, 1], [1, -1]])
+    filters = torch.einsum("ab,cd->acbd", signs, signs).reshape(4, 1, 2, 2) / 2
+    forward, back = nn.Conv2d(1, 4, 2, 2, bias=False), nn.ConvTranspose2d(4, 1, 2, 2, bias=False)
+    for layer in (forward, back):
+        layer.weight.data = filters.clone()
+    there = from_torch(forward, (1, 8, 6))
+    assert 1.0 <= product_bound(there, "2") <= 1 + 1e-9
+    found = lipscope.bracket(nn.Sequential(forward, back), (1, 8, 6), effort="fast", seconds=1.0)
+    assert 1 - 1e-9 <= found.lower <= found.upper <= 1 + 1e-8
+
+
+@pytest.mark.parametrize("dims", [1, 2])
+def test_a_transposed_convolution_has_the_norm_of_the_convolution(dims: int) -> None:
+    torch.manual_seed(dims)
+    convolution = (nn.Conv1d, nn.Conv2d)[dims - 1](2, 3, 3, stride=2, padding=1, bias=False).double()
+    transposed = (nn.ConvTranspose1d, nn.ConvTranspose2d)[dims - 1](3, 2, 3, stride=2, padding=1, bias=False)
+    transposed = transposed.double()
+    transposed.weight.data = convolution.weight.data
+    # 7 cells become 4 and 4 cells become 7: the two are adjoint.
+    shapes = (2, *[7] * dims), (3, *[4] * dims)
+    units = torch.eye(math.prod(shapes[0]), dtype=torch.float64).reshape(-1, *shapes[0])
+    exact = float(torch.linalg.matrix_norm(convolution(units).flatten(1).detach(), 2))
+    for module, shape in zip((convolution, transposed), shapes, strict=True):
+        assert exact * (1 - 1e-13) <= product_bound(from_torch(module, shape), "2") <= exact * (1 + 1e-6)
+
+
 class Decoder(nn.Module):
     """The shape of a U-Net: down by pooling, up by interpolation and a transposed convolution, skips cropped."""
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
@@ -177,6 +178,7 @@ def copies(call: TracedCall) -> Reference:
 
     A constant −∞ (a mask before a softmax) becomes `MASKED`.
     """
+    call = replace(call, args=tuple(_in_float64(value) for value in call.args))
     references = call.references
     sizes = [math.prod(reference.shape) for reference in references]
     total, batch = sum(sizes), call.batch
@@ -207,6 +209,11 @@ def copies(call: TracedCall) -> Reference:
     if bool((constants != 0).any()):
         value = call.apply(Scaling(torch.ones((), dtype=torch.float64), constants[0]), value)
     return value
+
+
+def _in_float64(value: Any) -> Any:
+    """A constant as the numbers it is put among: some operations want one type."""
+    return value.double() if isinstance(value, Tensor) and value.is_floating_point() else value
 
 
 def expanded(call: TracedCall, value: Reference, shape: Shape) -> Reference:
