@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+import lipscope
 from lipscope.errors import UnsupportedLayerError
 from lipscope.graph import from_torch
 from lipscope.layers.activation import (
@@ -24,13 +25,18 @@ from lipscope.layers.activation import (
     Hardswish,
     LeakyReLU,
     LogSigmoid,
+    Mish,
     PiecewiseLinear,
+    PReLU,
     ReLU,
     Sigmoid,
     SiLU,
     Softplus,
+    SoftShrink,
+    SoftSign,
     Tanh,
     TanhGELU,
+    TanhShrink,
 )
 from strategies import ACTIVATIONS, Apply, seeds
 
@@ -62,10 +68,15 @@ PAIRS: dict[str, tuple[Activation, Callable[[], nn.Module]]] = {
     "logsigmoid": (LogSigmoid(), nn.LogSigmoid),
     "arctangent": (Arctangent(), lambda: Apply(torch.atan, "atan")),
     "error function": (ErrorFunction(), lambda: Apply(torch.erf, "erf")),
+    "mish": (Mish(), nn.Mish),
+    "softshrink": (SoftShrink(1.0), lambda: nn.Softshrink(1.0)),
+    "tanhshrink": (TanhShrink(), nn.Tanhshrink),
+    "softsign": (SoftSign(), nn.Softsign),
+    "threshold": (Clamp(0.1, math.inf), lambda: nn.Threshold(0.1, 0.1)),
     "clamp from below": (Clamp(0.1, math.inf), lambda: Apply(lambda x: x.clamp_min(0.1), "clamp_min")),
 }
 KINKS = {"relu": [0], "relu6": [0, 6], "hardtanh": [-1, 1], "hardtanh narrow": [-0.2, 0.1]}
-KINKS |= {"hardswish": [-3, 3], "clamp from below": [0.1]}
+KINKS |= {"hardswish": [-3, 3], "clamp from below": [0.1], "threshold": [0.1], "softshrink": [-1, 1]}
 SMOOTH = {
     "logsigmoid",
     "arctangent",
@@ -77,6 +88,9 @@ SMOOTH = {
     "gelu",
     "gelu tanh",
     "silu",
+    "mish",
+    "tanhshrink",
+    "softsign",
 }
 TORCH_SWITCH = 2.1e-9
 """Softplus drops log1p(e⁻²⁰) beyond its threshold: torch's own jump, which no slope describes."""
@@ -261,6 +275,68 @@ def true_maximum(derivative: Callable[[mpmath.mpf], mpmath.mpf], near: float) ->
     value = derivative(top)
     assert all(derivative(mpmath.mpf(i) / 100) <= value for i in range(-1200, 1201))
     return value
+
+
+def mish_slope(x: mpmath.mpf) -> mpmath.mpf:
+    t = mpmath.tanh(mpmath.log1p(mpmath.exp(x)))
+    return t + x * (1 - t**2) / (1 + mpmath.exp(-x))
+
+
+def test_certified_slope_constants_of_mish() -> None:
+    low, high = Mish().slope_range
+    with mpmath.workdps(50):
+        top = true_maximum(mish_slope, 1.49)
+        bottom = -true_maximum(lambda x: -mish_slope(x), -2.26)
+        assert bottom - 1e-10 <= low <= bottom
+        assert top <= high <= top + 1e-10
+        least = mpmath.findroot(mish_slope, -1.19)
+        value = least * mpmath.tanh(mpmath.log1p(mpmath.exp(least)))
+        assert value - 1e-10 <= Mish.minimum <= value
+        for first, last, _ in Mish.bends:
+            curvature = [mpmath.diff(mish_slope, at) for at in (first, last)]
+            assert curvature[0] * curvature[1] < 0
+
+
+def test_prelu_with_one_slope_is_a_leaky_relu() -> None:
+    (layer,) = [node.layer for node in from_torch(nn.PReLU(init=-0.5), (3, 4)).nodes[1:]]
+    assert isinstance(layer, LeakyReLU)
+    assert layer.slope == -0.5
+
+
+def test_slopes_of_prelu_are_each_channels_own() -> None:
+    module = nn.PReLU(3).double().requires_grad_(False)
+    module.weight.copy_(torch.tensor([0.25, -0.5, 2.0]))
+    (layer,) = [node.layer for node in from_torch(module, (3, 4)).nodes[1:]]
+    assert isinstance(layer, PReLU)
+    assert layer.constant((3, 4)) == 2.0
+    x, y = (torch.randn(50, 3, 4, generator=torch.Generator().manual_seed(i)).double() for i in (0, 1))
+    assert torch.equal(layer.forward(x), module(x))
+    change = layer.secant(x, y).values * (x - y)
+    torch.testing.assert_close(change, layer.forward(x) - layer.forward(y), rtol=1e-13, atol=1e-13)
+    low, high = torch.minimum(x, y), torch.maximum(x, y)
+    least, most = layer.slope_range_over(low, high)
+    slope = layer.secant(x, y).values
+    assert bool(((least - 1e-14 <= slope) & (slope <= most + 1e-14)).all())
+    # Where the interval keeps off the kink, the slope is one number.
+    assert torch.equal((least == most), (low > 0) | (high < 0))
+    below, above = layer.value_range(low, high)
+    for share in (0.0, 0.3, 1.0):
+        values = layer.forward(low + share * (high - low))
+        assert bool(((below <= values) & (values <= above)).all())
+
+
+def test_a_network_with_prelu_of_several_slopes_is_bracketed() -> None:
+    torch.manual_seed(0)
+    found = lipscope.bracket(
+        nn.Sequential(nn.Linear(3, 4), nn.PReLU(4), nn.Linear(4, 2)), (3,), effort="fast", seconds=1.0
+    )
+    assert 0 < found.lower <= found.upper < math.inf
+
+
+@pytest.mark.parametrize("module", [nn.Hardshrink(), nn.Threshold(0.1, 0.0)], ids=lambda m: type(m).__name__)
+def test_functions_that_jump_are_refused(module: nn.Module) -> None:
+    with pytest.raises(UnsupportedLayerError, match="jumps"):
+        from_torch(module, (3,))
 
 
 def gelu_slope(x: mpmath.mpf) -> mpmath.mpf:

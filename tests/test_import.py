@@ -44,6 +44,8 @@ UNSUPPORTED: dict[str, tuple[Callable[[Tensor], Any], tuple[int, ...], str]] = {
         "mask depends on the input",
     ),
     "batch statistics": (lambda x: functional.batch_norm(x, None, None, training=True), (3,), "batch_norm"),
+    "mean of everything": (lambda x: x - x.mean(), (3,), "batch"),
+    "sum of everything": (lambda x: x * 0 + x.sum(), (3,), "batch"),
     "batch mean": (lambda x: x - x.mean(0), (3,), "batch"),
     "batch mixing": (lambda x: x.reshape(3, -1), (9,), "mixes the batch"),
     "batch concatenated": (lambda x: torch.cat([x, x], 0), (3,), "batch"),

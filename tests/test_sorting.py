@@ -93,3 +93,13 @@ def test_an_orthogonal_network_that_sorts_has_constant_one() -> None:
     graph = from_torch(nn.Sequential(*parts), (6,))
     bracket = lipscope.bracket(graph)
     assert 1 - 1e-9 <= bracket.lower <= bracket.upper <= 1 + 1e-8
+
+
+@pytest.mark.parametrize("name", ["maximum", "minimum"])
+def test_the_larger_of_a_signal_and_a_constant(name: str) -> None:
+    bound = torch.tensor([[-0.5], [0.0], [0.75]], dtype=torch.float64)
+    function = getattr(torch, name)
+    graph = from_torch(Apply(lambda x: function(bound, x), name).double(), (3, 4))
+    x = torch.randn(6, 3, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    torch.testing.assert_close(graph.evaluate(x), function(x, bound), rtol=0, atol=1e-15)
+    assert all(1.0 <= product_bound(graph, norm) <= 1 + 1e-12 for norm in ("1", "2", "inf"))

@@ -21,7 +21,7 @@ import torch
 from .errors import CertificateError, LipscopeError
 from .graph import Graph
 from .layers import Layer, LinearLayer
-from .layers.activation import Clamp, LeakyReLU, PiecewiseLinear, ReLU
+from .layers.activation import Clamp, LeakyReLU, PiecewiseLinear, ReLU, SoftShrink
 from .layers.max_pool import MaxPool
 from .rounding import UNIT, gamma
 
@@ -251,6 +251,9 @@ def pieces_of(layer: Layer, place: str = "") -> Pieces:
         if layer.low >= layer.high:
             return Pieces((), (0.0,), (layer.high,))
         return Pieces((layer.low, layer.high), (0.0, 1.0, 0.0), (layer.low, 0.0, layer.high))
+    if isinstance(layer, SoftShrink):
+        width = layer.width
+        return Pieces((-width, width), (1.0, 0.0, 1.0), (width, 0.0, -width))
     word = "is not supported" if isinstance(layer, PiecewiseLinear) else "is not piecewise linear"
     raise LipscopeError(
         f"the exact constant needs a piecewise-linear network (ReLU, leaky ReLU, abs, clamp, max pooling): "

@@ -1,9 +1,10 @@
 """Functions of torch that are kept whole while a module is traced.
 
-Tracing decomposes local response normalisation, power-average pooling and division by the Euclidean norm
-into powers and quotients, which have no global Lipschitz constant although the functions have one. So
-while a module is traced, `torch.nn.functional` holds operators of the `lipscope` library in their place:
-each computes what the function computes, and arrives as one operation with an import rule of its own.
+Tracing decomposes local response normalisation, power-average pooling, division by the Euclidean norm and
+softsign into powers and quotients, which have no global Lipschitz constant although the functions have one,
+and the shrinkages into differences and comparisons, whose parts lose it. So while a module is traced,
+`torch.nn.functional` holds operators of the `lipscope` library in their place: each computes what the
+function computes, and arrives as one operation with an import rule of its own.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ _LP_POOLS: dict[int, Callable[..., Any]] = {
 }
 _LOCAL_RESPONSE_NORM = functional.local_response_norm
 _NORMALIZE: Callable[..., Any] = functional.normalize
+_SOFTSHRINK: Callable[..., Tensor] = functional.softshrink
 
 
 @torch.library.custom_op("lipscope::local_response_norm", mutates_args=())
@@ -68,6 +70,39 @@ def _(x: Tensor, dims: list[int], eps: float) -> Tensor:
     return torch.empty_like(x)
 
 
+@torch.library.custom_op("lipscope::tanhshrink", mutates_args=())
+def tanhshrink(input: Tensor) -> Tensor:
+    """`functional.tanhshrink`."""
+    return input - input.tanh()
+
+
+@tanhshrink.register_fake
+def _(input: Tensor) -> Tensor:
+    return torch.empty_like(input)
+
+
+@torch.library.custom_op("lipscope::softsign", mutates_args=())
+def softsign(input: Tensor) -> Tensor:
+    """`functional.softsign`."""
+    return input / (1 + input.abs())
+
+
+@softsign.register_fake
+def _(input: Tensor) -> Tensor:
+    return torch.empty_like(input)
+
+
+@torch.library.custom_op("lipscope::softshrink", mutates_args=())
+def softshrink(input: Tensor, lambd: float = 0.5) -> Tensor:
+    """`functional.softshrink`."""
+    return _SOFTSHRINK(input, lambd)
+
+
+@softshrink.register_fake
+def _(input: Tensor, lambd: float = 0.5) -> Tensor:
+    return torch.empty_like(input)
+
+
 def _kept_local_response_norm(
     input: Tensor, size: int, alpha: float = 1e-4, beta: float = 0.75, k: float = 1.0
 ) -> Tensor:
@@ -107,6 +142,9 @@ _KEPT: dict[str, Callable[..., Tensor]] = {
     "local_response_norm": _kept_local_response_norm,
     **{f"lp_pool{dims}d": _kept_lp_pool(dims) for dims in _LP_POOLS},
     "normalize": _kept_normalize,
+    "tanhshrink": tanhshrink,
+    "softsign": softsign,
+    "softshrink": softshrink,
 }
 _LOCK = threading.RLock()
 

@@ -256,6 +256,56 @@ class LeakyReLU(PiecewiseLinear):
 
 
 @dataclass(eq=False)
+class PReLU(PiecewiseLinear):
+    """max(x, 0) + slope ⊙ min(x, 0); `slope` broadcasts against the per-sample shape, one a channel."""
+
+    kind = "PReLU"
+    slope: Tensor
+    kinks = (0.0,)
+    _outward = Activation._outward
+
+    def forward(self, *xs: Tensor) -> Tensor:
+        return torch.where(xs[0] > 0, xs[0], self.slope * xs[0])
+
+    def derivative(self, x: Tensor) -> Tensor:
+        return torch.where(x > 0, torch.ones_like(x), self.slope)
+
+    @property
+    def slope_range(self) -> tuple[float, float]:
+        return min(1.0, float(self.slope.min())), max(1.0, float(self.slope.max()))
+
+    def slope_range_over(self, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
+        """Each channel's own two slopes."""
+        # Exactly at the kink both slopes occur.
+        left = torch.where(low <= 0, self.slope, 1.0)
+        right = torch.where(high >= 0, 1.0, self.slope)
+        return torch.minimum(left, right), torch.maximum(left, right)
+
+
+@dataclass(eq=False)
+class SoftShrink(PiecewiseLinear):
+    """x − min(max(x, −width), width)."""
+
+    kind = "soft shrinkage"
+    width: float
+    slope_range = (0.0, 1.0)
+    _outward = Activation._outward
+
+    @property
+    def kinks(self) -> tuple[float, ...]:
+        return -self.width, self.width
+
+    def forward(self, *xs: Tensor) -> Tensor:
+        return functional.softshrink(xs[0], self.width)
+
+    def piece(self, x: Tensor) -> Tensor:
+        return (x > -self.width).to(torch.int8) + (x > self.width)
+
+    def derivative(self, x: Tensor) -> Tensor:
+        return (self.piece(x) != 1).to(x.dtype)
+
+
+@dataclass(eq=False)
 class ReLU(PiecewiseLinear):
     """max(x, 0)."""
 
@@ -471,6 +521,68 @@ class SiLU(Activation):
 
 
 @dataclass(eq=False)
+class Mish(Activation):
+    """x·tanh(log(1 + eˣ))."""
+
+    kind = "Mish"
+    # The extremes of the derivative, 1.0884981612… at x = 1.4905711… and −0.1125261223… at −2.2563763…, outward.
+    slope_range = (-0.11252612239, 1.08849816126)
+    bends = (
+        Bend(1.4905712 - 1e-6, 1.4905712 + 1e-6, slope_range[1]),
+        Bend(-2.2563764 - 1e-6, -2.2563764 + 1e-6, slope_range[0]),
+    )
+    minimum = -0.30884341303  # at −1.1924312…
+    saturation = 1e3
+
+    def forward(self, *xs: Tensor) -> Tensor:
+        return functional.mish(xs[0])
+
+    def derivative(self, x: Tensor) -> Tensor:
+        t = functional.softplus(x).tanh()
+        return t + x * x.sigmoid() * (1 - t.square())
+
+
+@dataclass(eq=False)
+class TanhShrink(Activation):
+    """x − tanh(x)."""
+
+    kind = "tanh shrinkage"
+    slope_range = (0.0, 1.0)
+    bends = (Bend(0.0, 0.0, 0.0),)
+
+    def forward(self, *xs: Tensor) -> Tensor:
+        return xs[0] - xs[0].tanh()
+
+    def derivative(self, x: Tensor) -> Tensor:
+        return x.tanh().square()
+
+
+@dataclass(eq=False)
+class SoftSign(Activation):
+    """x/(1 + |x|)."""
+
+    kind = "softsign"
+    slope_range = (0.0, 1.0)
+    image = (-1.0, 1.0)
+    bends = (Bend(0.0, 0.0, 1.0),)
+
+    def forward(self, *xs: Tensor) -> Tensor:
+        return xs[0] / (1 + xs[0].abs())
+
+    def derivative(self, x: Tensor) -> Tensor:
+        return (1 + x.abs()).square().reciprocal()
+
+    def between(self, first: Point, second: Point) -> Diagonal:
+        """1/((1 + |s|)(1 + |t|)) for points on one side of 0, else (1 + 2|s||t|/(|s| + |t|)) times that."""
+        s, t = first.x, second.x
+        across = (s > 0) != (t > 0)
+        sizes = s.abs(), t.abs()
+        gap = sizes[0] + sizes[1]
+        extra = torch.where(across & (gap > 0), 2 * sizes[0] * (sizes[1] / torch.where(gap > 0, gap, 1)), 0)
+        return Diagonal(((1 + extra) / (1 + sizes[0]) / (1 + sizes[1])).clamp(0, 1))
+
+
+@dataclass(eq=False)
 class Hardswish(Activation):
     """x·min(max(x + 3, 0), 6)/6: quadratic between −3 and 3."""
 
@@ -554,6 +666,11 @@ _FACTORIES: dict[str, Callable[[TracedCall], Layer]] = {
     "aten.clamp_min.default": lambda call: Clamp(float(call.args[1]), math.inf),
     "aten.clamp_max.default": lambda call: Clamp(-math.inf, float(call.args[1])),
     "aten.hardswish.default": lambda call: Hardswish(),
+    "aten.mish.default": lambda call: Mish(),
+    "lipscope.softshrink.default": lambda call: SoftShrink(float(call.arg(1, "lambd", 0.5))),
+    "aten.threshold.default": lambda call: _threshold(call),
+    "lipscope.tanhshrink.default": lambda call: TanhShrink(),
+    "lipscope.softsign.default": lambda call: SoftSign(),
     "aten.log_sigmoid.default": lambda call: LogSigmoid(),
     "aten.atan.default": lambda call: Arctangent(),
     "aten.erf.default": lambda call: ErrorFunction(),
@@ -583,6 +700,32 @@ def _celu(call: TracedCall) -> ELU:
     if depth <= 0:
         raise call.unsupported("with a negative alpha its slope grows without bound")
     return ELU(depth=depth, rate=1 / depth)
+
+
+def _threshold(call: TracedCall) -> Clamp:
+    threshold, value = float(call.args[1]), float(call.args[2])
+    if threshold != value:
+        raise call.unsupported(f"it jumps from {value} to {threshold}, so no Lipschitz constant exists")
+    return Clamp(threshold, math.inf)
+
+
+@torch_rule(
+    *(f"aten.{name}.{form}" for name in ("lt", "le", "gt", "ge", "eq", "ne") for form in ("Scalar", "Tensor"))
+)
+def _comparison(call: TracedCall) -> Sequence[Layer]:
+    """Hard shrinkage arrives as one."""
+    raise call.unsupported(
+        "a comparison of values that depend on the input jumps, so it has no Lipschitz constant"
+    )
+
+
+@torch_rule("aten.prelu.default", "aten._prelu_kernel.default")
+def _prelu(call: TracedCall) -> Sequence[Layer]:
+    """One slope for all entries, or one for each channel, the first axis of a sample."""
+    slope = call.weight(1, "slope").flatten()
+    if len(slope) == 1:
+        return [LeakyReLU(float(slope))]
+    return [PReLU(slope.reshape(-1, *[1] * (len(call.input_shape) - 1)))]
 
 
 @torch_rule("aten.hardsigmoid.default")

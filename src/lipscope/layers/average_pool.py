@@ -5,47 +5,24 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from ..certified import spectral_norm_upper
-from ..rounding import up_product
 from ..windows import Windows, per_dimension
-from .base import Filter, Layer, LinearLayer, Shape, TracedCall, torch_rule
+from .base import Filter, Layer, Shape, TracedCall, torch_rule
 from .reshape import Permute, Reshape
+from .separable import SeparableMap
 
 
 @dataclass(eq=False)
-class AveragePool(LinearLayer):
+class AveragePool(SeparableMap):
     """y = (A_1 ⊗ … ⊗ A_d) x over the last d dimensions; `first` … are the A_i, each (out, in)."""
 
     kind = "average pooling"
-    first: Tensor
-    second: Tensor | None = None
-    third: Tensor | None = None
     windows: Windows | None = None
     """The windows, if all of them weigh all their cells alike."""
-    entry_error: float = 12 * torch.finfo(torch.float64).eps
-
-    @property
-    def factors(self) -> list[Tensor]:
-        """The matrices A_1 … A_d."""
-        return [a for a in (self.first, self.second, self.third) if a is not None]
-
-    def apply(self, *vs: Tensor) -> Tensor:
-        return _along_each(vs[0], self.factors)
-
-    def transpose(self, u: Tensor) -> tuple[Tensor, ...]:
-        return (_along_each(u, [a.T for a in self.factors]),)
-
-    def magnitudes(self, shapes: Sequence[Shape], power: int = 1) -> LinearLayer:
-        return _pool([a.abs() ** power for a in self.factors])
-
-    def norm(self, shapes: Sequence[Shape]) -> float:
-        """Certified norm: the product of those of the factors (a Kronecker product), entries rounded twice."""
-        return up_product(*(spectral_norm_upper(a, self.entry_error) for a in self.factors))
 
     def filter(self, shape: Shape) -> Filter | None:
         w = self.windows
@@ -55,14 +32,6 @@ class AveragePool(LinearLayer):
         offsets = itertools.product(*(range(-p, k - p) for k, p in zip(w.kernel, w.padding, strict=True)))
         taps = weight * torch.eye(shape[0], dtype=torch.float64).expand(w.taps, -1, -1)
         return Filter(taps, tuple(offsets), w.stride, w.torus_period(), self.entry_error)
-
-
-def _along_each(x: Tensor, factors: list[Tensor]) -> Tensor:
-    dims = len(factors)
-    for i, a in enumerate(factors):
-        axis = x.ndim - dims + i
-        x = torch.movedim(torch.tensordot(x, a, dims=([axis], [1])), -1, axis)
-    return x
 
 
 def _window_matrix(
@@ -101,26 +70,20 @@ def _average_pool(call: TracedCall) -> Sequence[Layer]:
         factors[0] = factors[0] / divisor
     alike = all(bool(((a == 0) | (a == a.max())).all()) for a in factors)
     windows = Windows(size, out_size, kernel, stride, padding, (1,) * dims) if alike else None
-    return [_pool(factors, windows)]
-
-
-def _pool(factors: list[Tensor], windows: Windows | None = None) -> AveragePool:
-    first, second, third = (*factors, None, None)[:3]
-    assert first is not None
-    return AveragePool(first, second, third, windows)
+    return [replace(AveragePool.of(factors), windows=windows)]
 
 
 @torch_rule(*(f"aten.adaptive_avg_pool{d}d.default" for d in (1, 2, 3)))
 def _adaptive_average_pool(call: TracedCall) -> Sequence[Layer]:
     dims = int(call.op.removeprefix("aten.adaptive_avg_pool")[0])
     sizes = zip(call.box(dims), call.out_shape[1:], strict=True)
-    return [_pool([_adaptive_matrix(n, m) for n, m in sizes])]
+    return [AveragePool.of([_adaptive_matrix(n, m) for n, m in sizes])]
 
 
-@torch_rule("aten.mean.dim", "aten.sum.dim_IntList")
+@torch_rule("aten.mean.dim", "aten.sum.dim_IntList", "aten.mean.default", "aten.sum.default")
 def _mean(call: TracedCall) -> Sequence[Layer]:
     shape = call.input_shape
-    axes = call.args[1]
+    axes = call.arg(1, "dim")
     if axes is None or any(axis % (len(shape) + 1) == 0 for axis in axes):
         raise call.unsupported("it goes over the batch")
     averaged = {axis % (len(shape) + 1) - 1 for axis in axes}
@@ -128,7 +91,7 @@ def _mean(call: TracedCall) -> Sequence[Layer]:
     if call.op != "aten.mean.dim" or averaged != set(range(first, len(shape))) or len(averaged) > 3:
         return _over_axes(call, sorted(averaged))
     factors = [_adaptive_matrix(n, 1) for n in shape[first:]]
-    pool = _pool(factors)
+    pool = AveragePool.of(factors)
     pooled = (*shape[:first], *[1] * len(factors))
     reshaped = call.out_shape != pooled and math.prod(call.out_shape) == math.prod(pooled)
     return [pool, Reshape(pooled, call.out_shape)] if reshaped else [pool]
@@ -145,6 +108,6 @@ def _over_axes(call: TracedCall, axes: list[int]) -> Sequence[Layer]:
     return [
         Permute((*rest, *axes)),
         Reshape(tuple(shape[axis] for axis in (*rest, *axes)), (rows, length)),
-        _pool([factor]),
+        AveragePool.of([factor]),
         Reshape((rows, 1), call.out_shape),
     ]

@@ -9,14 +9,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from ..results import Norm
-from ..rounding import up_root
+from ..rounding import gamma, up_root
 from .base import Filter, Layer, LinearLayer, Range, Reference, Shape, TracedCall, torch_rule
 from .merge import Concatenation, Join
 from .scaling import Scaling
@@ -50,13 +52,33 @@ class Copies(LinearLayer):
         sums = u.new_zeros(len(u), size + 1).index_add_(1, self.cells.flatten(), u.flatten(1))
         return (sums[:, :size].reshape(-1, *self.source),)
 
+    def magnitudes(self, shapes: Sequence[Shape], power: int = 1) -> LinearLayer:
+        """The layer itself: its entries are 0 and 1."""
+        return self
+
+    def rounding(self, shapes: Sequence[Shape], target: Shape) -> float:
+        """Of the adjoint, which adds the copies of an entry up."""
+        return gamma(self._most_copies) if self._most_copies > 1 else 0.0
+
     @property
     def _has_zeros(self) -> bool:
-        return bool((self.cells == math.prod(self.source)).any())
+        return self._counts()[0] > 0
+
+    @property
+    def _most_copies(self) -> int:
+        return self._counts()[1]
+
+    def _counts(self) -> tuple[int, int]:
+        """How many outputs are 0, and the largest number of copies of one entry."""
+        if self not in _COUNTS:
+            size = math.prod(self.source)
+            counts = torch.bincount(self.cells.flatten(), minlength=size + 1)
+            _COUNTS[self] = int(counts[size]), int(counts[:size].max()) if size else 0
+        return _COUNTS[self]
 
     def norm(self, shapes: Sequence[Shape]) -> float:
         """√(largest number of copies of one entry): TᵀT is diagonal and counts them."""
-        return up_root(self._most_copies())
+        return up_root(self._most_copies)
 
     def scaled_norm(
         self,
@@ -69,12 +91,8 @@ class Copies(LinearLayer):
         """Without scales: 1 for q = ∞, the largest number of copies for q = 1, its root for q = 2."""
         if rows is not None or columns is not None:
             return super().scaled_norm(norm, shapes, rows, columns, spectral)
-        copies = self._most_copies()
+        copies = self._most_copies
         return {"1": float(copies), "2": up_root(copies), "inf": float(copies > 0)}[norm]
-
-    def _most_copies(self) -> int:
-        counts = torch.bincount(self.cells.flatten(), minlength=math.prod(self.source) + 1)[:-1]
-        return int(counts.max()) if counts.numel() else 0
 
     def output_range(self, inputs: Sequence[Range], shapes: Sequence[Shape]) -> Range:
         low, high = inputs[0]
@@ -93,6 +111,10 @@ class Copies(LinearLayer):
         taps = torch.zeros(1, out[0], shape[0] + 1, dtype=torch.float64)
         taps[0, torch.arange(out[0]), channels] = 1.0
         return Filter(taps[..., :-1], ((0,) * dims,), (1,) * dims, shape[1:])
+
+
+_COUNTS: WeakKeyDictionary[Copies, tuple[int, int]] = WeakKeyDictionary()
+"""Kept beside the layers: an attribute would enter the fingerprint of a network."""
 
 
 @torch_rule(
@@ -156,6 +178,7 @@ def copies(call: TracedCall) -> Reference:
 
     A constant −∞ (a mask before a softmax) becomes `MASKED`.
     """
+    call = replace(call, args=tuple(_in_float64(value) for value in call.args))
     references = call.references
     sizes = [math.prod(reference.shape) for reference in references]
     total, batch = sum(sizes), call.batch
@@ -186,6 +209,11 @@ def copies(call: TracedCall) -> Reference:
     if bool((constants != 0).any()):
         value = call.apply(Scaling(torch.ones((), dtype=torch.float64), constants[0]), value)
     return value
+
+
+def _in_float64(value: Any) -> Any:
+    """A constant as the numbers it is put among: some operations want one type."""
+    return value.double() if isinstance(value, Tensor) and value.is_floating_point() else value
 
 
 def expanded(call: TracedCall, value: Reference, shape: Shape) -> Reference:

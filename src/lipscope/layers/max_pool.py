@@ -15,6 +15,7 @@ from ..rounding import up_product, up_root
 from ..slopes import AveragedSlope, Point, SecantSelector, Selector, Slope, TapWeights
 from ..windows import Windows, per_dimension
 from .base import Layer, Lines, NonlinearLayer, Range, Shape, TracedCall, torch_rule
+from .copies import Copies
 
 _POOL = {1: functional.max_pool1d, 2: functional.max_pool2d, 3: functional.max_pool3d}
 
@@ -131,3 +132,21 @@ def _max_pool(call: TracedCall) -> Sequence[Layer]:
         dilation=per_dimension(call.arg(4, "dilation", 1), dims),
     )
     return [MaxPool(windows, call.arg(5, "ceil_mode", False))]
+
+
+@torch_rule(*(f"aten.adaptive_max_pool{d}d.default" for d in (1, 2, 3)))
+def _adaptive_max_pool(call: TracedCall) -> Sequence[Layer]:
+    """Max pooling; where the windows differ in size, over copies in which smaller ones repeat their last cell."""
+    dims = int(call.op.removeprefix("aten.adaptive_max_pool")[0])
+    size, out_size = call.box(dims), call.out_shape[1:]
+    kernel: list[int] = []
+    cells = torch.arange(math.prod(call.input_shape)).reshape(call.input_shape)
+    for axis, (n, m) in enumerate(zip(size, out_size, strict=True), start=1):
+        windows = [(row * n // m, -(-((row + 1) * n) // m)) for row in range(m)]
+        width = max(last - first for first, last in windows)
+        read = [min(first + tap, last - 1) for first, last in windows for tap in range(width)]
+        cells = cells.index_select(axis, torch.tensor(read))
+        kernel.append(width)
+    spread, taps = tuple(cells.shape), tuple(kernel)
+    pool = MaxPool(Windows(spread[1:], out_size, taps, taps, (0,) * dims, (1,) * dims))
+    return [pool] if spread[1:] == size else [Copies(call.input_shape, cells), pool]

@@ -20,6 +20,8 @@ from torch import Tensor
 from ..results import Norm
 from ..slopes import AveragedSlope, Level, Point
 from ..windows import Windows
+from .activation import ReLU
+from .arithmetic import per_sample
 from .base import Layer, Lines, NonlinearLayer, Range, Reference, Shape, TracedCall, torch_rule
 from .copies import Copies, expanded
 from .max_pool import MaxPool
@@ -188,12 +190,23 @@ def _sort(call: TracedCall) -> Reference:
 @torch_rule("aten.maximum.default", "aten.minimum.default", "aten.max.other", "aten.min.other")
 def _larger_of_two(call: TracedCall) -> Reference:
     if len(call.references) != 2:
-        raise call.unsupported("one of the two is a constant")
+        return _larger_of_constant(call)
     pair = call.apply(Stack(0), *(expanded(call, reference, call.out_shape) for reference in call.references))
     both = call.apply(_comparators(2, [(0, 1)]), pair)
     size = math.prod(call.out_shape)
     start = size if "min" in call.op else 0
     return call.apply(Copies(both.shape, torch.arange(start, start + size).reshape(call.out_shape)), both)
+
+
+def _larger_of_constant(call: TracedCall) -> Reference:
+    """max(x, c) = c + relu(x − c) and min(x, c) = c − relu(c − x)."""
+    (constant,) = (value for value in call.args[:2] if not isinstance(value, Reference))
+    bound = per_sample(call, torch.as_tensor(constant, dtype=torch.float64))
+    if not bool(bound.isfinite().all()):
+        raise call.unsupported("the constant is infinite")
+    sign = torch.full((), -1.0 if "min" in call.op else 1.0, dtype=torch.float64)
+    value = call.apply(Scaling(sign, -sign * bound), expanded(call, call.references[0], call.out_shape))
+    return call.apply(Scaling(sign, bound), call.apply(ReLU(), value))
 
 
 @torch_rule("aten.amax.default", "aten.amin.default", "aten.max.dim", "aten.min.dim")

@@ -30,7 +30,6 @@ from ..errors import DataError
 from ..graph import Graph, Slopes
 from ..jacobian import Jacobian, linearize
 from ..layers.activation import Activation, PiecewiseLinear
-from ..piecewise import pieces_of
 from ..progress import Progress, silent
 from ..regions import Ball
 from ..results import Attained, Cost, Norm
@@ -144,10 +143,7 @@ class _Climb:
         device: torch.device | str,
     ) -> None:
         self.exact = graph.to(torch.float64, "cpu")
-        kinks = {
-            i: pieces_of(a).breaks for i, a in graph.nonlinear().items() if isinstance(a, PiecewiseLinear)
-        }
-        self.kinked = {i: breaks for i, breaks in kinks.items() if breaks}
+        self.kinked = {i: a.kinks for i, a in graph.nonlinear().items() if isinstance(a, PiecewiseLinear)}
         self.graph = graph.to(dtype, device)
         self.norm, self.ball, self.batch, self.deadline = norm, ball, batch, deadline
         self.dtype, self.device = dtype, device
