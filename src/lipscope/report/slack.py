@@ -92,8 +92,8 @@ def conclusion(slack: Slack, no_bound: NoBound | None = None) -> str:
         return "Nothing is lost: the product of the layers' constants is attained."
     worst = max(slack.layers, key=lambda layer: layer.share)
     return (
-        f"The product bound {fmt.number(slack.product, 'upper')} is {fmt.number(slack.factor, digits=3)} times the largest stretch "
-        f"{fmt.number(slack.growth)} at {fmt.plain(slack.point)}. Most is lost at {_named(worst)}: "
+        f"The product bound {fmt.number(slack.product, 'upper')} is {fmt.number(slack.factor, digits=3)} times "
+        f"the largest stretch {fmt.number(slack.growth)} at {fmt.plain(slack.point)}. Most is lost at {_named(worst)}: "
         f"{factor(worst.factor)}, {percent(worst.share)} of the loss."
     )
 
