@@ -20,6 +20,7 @@ from torch import Tensor
 from ..results import Norm
 from ..slopes import AveragedSlope, Level, Point
 from ..windows import Windows
+from .activation import Clamp
 from .base import Layer, Lines, NonlinearLayer, Range, Reference, Shape, TracedCall, torch_rule
 from .copies import Copies, expanded
 from .max_pool import MaxPool
@@ -187,13 +188,23 @@ def _sort(call: TracedCall) -> Reference:
 
 @torch_rule("aten.maximum.default", "aten.minimum.default", "aten.max.other", "aten.min.other")
 def _larger_of_two(call: TracedCall) -> Reference:
-    if len(call.references) != 2:
-        raise call.unsupported("one of the two is a constant")
+    if len(call.references) == 1:
+        return _limited(call)
     pair = call.apply(Stack(0), *(expanded(call, reference, call.out_shape) for reference in call.references))
     both = call.apply(_comparators(2, [(0, 1)]), pair)
     size = math.prod(call.out_shape)
     start = size if "min" in call.op else 0
     return call.apply(Copies(both.shape, torch.arange(start, start + size).reshape(call.out_shape)), both)
+
+
+def _limited(call: TracedCall) -> Reference:
+    """The larger or smaller of a signal and a constant."""
+    (constant,) = (argument for argument in call.args[:2] if isinstance(argument, Tensor))
+    limit = float(constant.flatten()[0])
+    if not bool((constant == limit).all()):
+        raise call.unsupported("its constant differs between entries")
+    layer = Clamp(-math.inf, limit) if "min" in call.op else Clamp(limit, math.inf)
+    return call.apply(layer, expanded(call, call.references[0], call.out_shape))
 
 
 @torch_rule("aten.amax.default", "aten.amin.default", "aten.max.dim", "aten.min.dim")
