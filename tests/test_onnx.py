@@ -20,7 +20,6 @@ from lipscope.layers.base import TORCH_RULES
 from lipscope.models import load_model
 from lipscope.models.onnx_file import read_onnx
 from lipscope.models.onnx_operators import OPERATORS
-
 from test_cli import lipscope_command
 
 onnx = pytest.importorskip("onnx")
@@ -141,6 +140,8 @@ def pool(
     return Case(operator, shape, [], attributes, opset, note)
 
 
+UPSAMPLING = {"strides": [2, 2], "pads": [1, 1, 1, 1], "output_padding": [1, 0]}
+
 CASES = [
     Case("Gemm", (5,), [real(5, 3), real(3)]),
     Case("Gemm", (5,), [real(3, 5), real(1, 3)], {"transB": 1, "alpha": 0.5, "beta": 2.0}, note="transB"),
@@ -154,7 +155,7 @@ CASES = [
     conv("asymmetric", pads=[0, 1, 2, 1]),
     conv("dilated", dilations=[2, 1], pads=[1, 1, 1, 1]),
     conv("1-D", W1, SIGNAL, pads=[2, 0], strides=[2]),
-    Case("ConvTranspose", IMAGE, [real(2, 3, 3, 3), real(3)], {"strides": [2, 2], "pads": [1, 1, 1, 1], "output_padding": [1, 0]}),
+    Case("ConvTranspose", IMAGE, [real(2, 3, 3, 3), real(3)], UPSAMPLING),
     Case("ConvTranspose", IMAGE, [real(2, 3, 3, 3)], {"strides": [2, 2], "pads": [1, 1, 0, 0]}, note="asymmetric"),
     Case("BatchNormalization", IMAGE, [real(2), real(2), real(2), np.abs(real(2)) + 0.1], {"epsilon": 1e-3}),
     pool("MaxPool", "padded", kernel_shape=[3, 3], strides=[2, 2], pads=[1, 1, 1, 1]),
