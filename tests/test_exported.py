@@ -71,7 +71,7 @@ def test_a_convolutional_network_is_the_module(batch: int | None, tmp_path: Path
     assert found.lower == pytest.approx(expected.lower, rel=1e-6)
 
 
-@pytest.mark.parametrize("batch", [1, None])
+@pytest.mark.parametrize("batch", [2, None])
 def test_attention_and_layer_norm_are_the_module(batch: int | None, tmp_path: Path) -> None:
     module = Attention()
     assert_same(imported(export(module, tmp_path / "net.pt2", batch, (3, 6))), module)

@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ..errors import LipscopeError, ModelError, UnsupportedLayerError
 from ..layers.base import Shape
@@ -113,9 +112,7 @@ class FileProgram(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """The file's output for a batch, which is cut into pieces of the file's own batch size."""
         if self.mapped:
-            # Fused attention has no vectorised form: torch would loop over the batch.
-            with sdpa_kernel(SDPBackend.MATH):
-                mapped: Tensor = torch.vmap(lambda sample: self._run(sample.unsqueeze(0)).squeeze(0))(x)
+            mapped: Tensor = torch.vmap(lambda sample: self._run(sample.unsqueeze(0)).squeeze(0))(x)
             return mapped
         if self.batch is not None and len(x) != self.batch:
             return torch.cat([self._run(part) for part in x.split(self.batch)])
