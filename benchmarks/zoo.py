@@ -72,7 +72,11 @@ def build(name: str, weights: bool) -> nn.Module:
     settings: dict[str, Any] = {"weights": "DEFAULT" if weights else None}
     if name in ("googlenet", "inception_v3") and not weights:
         settings["init_weights"] = True
-    return torchvision.models.get_model(name, **settings).eval()
+    network = torchvision.models.get_model(name, **settings).eval()
+    for part in network.modules():
+        if isinstance(part, nn.Linear) and not bool(part.weight.any()):
+            nn.init.trunc_normal_(part.weight, std=0.02)  # vision transformers start with a head of zeros
+    return network
 
 
 def calibrate(network: nn.Module, samples: Samples) -> None:

@@ -33,7 +33,7 @@ def build():
 
 
 def softmax():
-    return nn.Sequential(nn.Flatten(), nn.Linear(64, 3), nn.Softmax(1))
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 3), nn.Softmax(0))
 """
 
 

@@ -72,6 +72,9 @@ class FileProgram(nn.Module):
         batch: the only batch size it runs on, or None for any.
         dtype: of the input.
         mapped: whether a program of batch size 1 runs on the inputs of a batch one by one, vectorised.
+
+    Raises:
+        ModelError: an operation reads what none before it computes, or a constant holds NaN.
     """
 
     def __init__(
@@ -93,10 +96,13 @@ class FileProgram(nn.Module):
         self._buffer_names: dict[str, str] = {}
         for name, value in constants.items():
             if isinstance(value, Tensor):
+                if bool(torch.isnan(value).any()):
+                    raise ModelError(f"the weight {name} holds NaN; load a sound checkpoint")
                 self._buffer_names[name] = f"constant_{len(self._buffer_names)}"
                 self.register_buffer(self._buffer_names[name], value)
             else:
                 self._others[name] = value
+        _check_order(self._operations, {source, *constants}, result)
         self._places = [_place(self, operation) for operation in self._operations]
         self._last_use = {
             name: index for index, operation in enumerate(self._operations) for name in operation.reads()
@@ -178,6 +184,17 @@ class FileProgram(nn.Module):
             if self._last_use[name] == index:
                 values.pop(name, None)
         return named
+
+
+def _check_order(operations: Sequence[Operation], given: set[str], result: str) -> None:
+    known = set(given)
+    for operation in operations:
+        missing = operation.reads() - known
+        if missing:
+            raise ModelError(f"{operation.place} reads {min(missing)}, which nothing before it computes")
+        known.update(operation.outputs)
+    if result not in known:
+        raise ModelError(f"nothing computes its output {result}")
 
 
 class _Place(nn.Module):

@@ -64,6 +64,9 @@ def from_torch(module: nn.Module, input_shape: Shape) -> Graph:
 def _from_file(program: FileProgram, shape: Shape) -> Graph:
     if program.input_shape is not None and program.input_shape != shape:
         raise ModelError(f"the file takes inputs of shape {program.input_shape}, not {shape}")
+    if program.batch is None and not _keeps_batch(program, shape):
+        # Exporters declare a batch as free that constants of the file fix at one.
+        program.batch = 1
     if program.batch is None:
         traced = program.at(_example(program, _TRACED_BATCH, shape))
         return from_program(_trace(traced, shape, _TRACED_BATCH), shape, _TRACED_BATCH)
@@ -79,6 +82,16 @@ def _from_file(program: FileProgram, shape: Shape) -> Graph:
             return from_program(_trace(traced, shape, _TRACED_BATCH), shape, _TRACED_BATCH)
         except ModelError:
             raise error from None
+
+
+def _keeps_batch(program: FileProgram, shape: Shape) -> bool:
+    """Whether it computes as many outputs as it gets inputs."""
+    with torch.no_grad():
+        try:
+            y = program(_example(program, _TRACED_BATCH, shape))
+        except ModelError:
+            return False
+    return isinstance(y, Tensor) and y.dim() > 0 and len(y) == _TRACED_BATCH
 
 
 def _example(module: nn.Module, batch: int, shape: Shape) -> Tensor:

@@ -99,6 +99,8 @@ def _load_outside(onnx: Any, model: Any, folder: Path) -> None:
 
 def _program(onnx: Any, model: Any, path: Path) -> OnnxProgram:
     graph = model.graph
+    if graph.sparse_initializer:
+        raise ModelError("it has sparse weights; store them densely")
     opset = next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), 1)
     constants: dict[str, Any] = {t.name: _tensor(onnx, t) for t in graph.initializer}
     operations: list[Operation] = []
@@ -138,6 +140,8 @@ def _known(sizes: Sequence[int | None]) -> Shape | None:
 
 
 def _tensor(onnx: Any, tensor: Any) -> Tensor:
+    if tensor.data_location == onnx.TensorProto.EXTERNAL:
+        raise ModelError("an attribute of an operator lies outside the file; save it inside")
     array = onnx.numpy_helper.to_array(tensor)
     if array.dtype.name == "bfloat16":
         return torch.from_numpy(array.astype("float32")).to(torch.bfloat16)

@@ -155,11 +155,6 @@ def _hard_sigmoid(x: Tensor, *, alpha: float = 0.2, beta: float = 0.5) -> Tensor
     return torch.clamp(alpha * x + beta, 0.0, 1.0)
 
 
-@_operator("ThresholdedRelu")
-def _thresholded_relu(x: Tensor, *, alpha: float = 1.0) -> Tensor:
-    return functional.threshold(x, alpha, 0.0)
-
-
 @_operator("Gelu")
 def _gelu(x: Tensor, *, approximate: str = "none") -> Tensor:
     return functional.gelu(x, approximate=approximate)
@@ -563,6 +558,7 @@ def _expand(x: Tensor, shape: Ints) -> Tensor:
 
 @_operator("Tile", listed=(1,))
 def _tile(x: Tensor, repeats: Ints) -> Tensor:
+    _check_size([n * count for n, count in zip(x.shape, repeats, strict=True)])
     return x.repeat(list(repeats))
 
 
