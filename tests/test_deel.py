@@ -40,6 +40,7 @@ LAYERS: dict[str, tuple[Callable[[], nn.Module], Shape]] = {
     "transposed convolution": (lambda: torchlip.SpectralConvTranspose2d(4, 4, 2, stride=2), CHANNELS),
     "full sort": (lambda: torchlip.FullSort(), (6,)),
     "group sort": (lambda: torchlip.GroupSort(4), CHANNELS),
+    "group sort of pairs": (lambda: torchlip.GroupSort2(), CHANNELS),
     "leaky ReLU": (lambda: torchlip.LPReLU(4), CHANNELS),
     "average pooling": (lambda: torchlip.ScaledAvgPool2d(2), CHANNELS),
     "norm pooling": (lambda: torchlip.ScaledL2NormPool2d(2), CHANNELS),

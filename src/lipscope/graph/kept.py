@@ -9,6 +9,7 @@ function computes, and arrives as one operation with an import rule of its own.
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -146,12 +147,34 @@ _KEPT: dict[str, Callable[..., Tensor]] = {
     "softsign": softsign,
     "softshrink": softshrink,
 }
+
+
+def _group_sort(input: Tensor, group_size: int | None = None, dim: int = 1) -> Tensor:
+    """GroupSort of deel-torchlip by a sort: as maxima beside minima, pairs would count twice (√2 for 1)."""
+    length = input.shape[dim]
+    size = length if group_size is None or group_size > length else group_size
+    if length % size:
+        raise ValueError("The input size must be a multiple of the group size.")
+    grouped = input.unflatten(dim, (length // size, size))
+    return grouped.sort(dim + 1)[0].reshape(input.shape)
+
+
+def _replacements() -> list[tuple[Any, str, Callable[..., Tensor]]]:
+    """Where a function stands, its name there, and what takes its place; of other packages only if loaded."""
+    found: list[tuple[Any, str, Callable[..., Tensor]]] = [
+        (functional, name, kept) for name, kept in _KEPT.items()
+    ]
+    if (deel := sys.modules.get("deel.torchlip.functional")) is not None:
+        found.append((deel, "group_sort", _group_sort))
+    return found
+
+
 _LOCK = threading.RLock()
 
 
 @contextmanager
 def kept_functions() -> Iterator[None]:
-    """Inside, and in this thread alone, the functions above are single operations; one thread at a time."""
+    """Inside, and in this thread alone, the functions above are replaced; one thread at a time."""
     with _LOCK:
         thread = threading.get_ident()
 
@@ -163,11 +186,11 @@ def kept_functions() -> Iterator[None]:
 
             return function
 
-        originals = {name: getattr(functional, name) for name in _KEPT}
+        replaced = [(home, name, kept, getattr(home, name)) for home, name, kept in _replacements()]
         try:
-            for name, original in originals.items():
-                setattr(functional, name, in_this_thread(_KEPT[name], original))
+            for home, name, kept, original in replaced:
+                setattr(home, name, in_this_thread(kept, original))
             yield
         finally:
-            for name, original in originals.items():
-                setattr(functional, name, original)
+            for home, name, _, original in replaced:
+                setattr(home, name, original)

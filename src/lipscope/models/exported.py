@@ -149,6 +149,8 @@ class _Archive:
         dtype = _DTYPES[meta["dtype"]]
         if len(content) % dtype.itemsize or (math.prod(sizes) and not content):
             raise ModelError(f"{name} is stated with shape {tuple(sizes)} but holds {len(content)} bytes")
+        if math.prod(sizes) * dtype.itemsize > _MOST_UNPACKED * len(content) + 2**20:
+            raise ModelError(f"{name} would grow from {len(content)} bytes to the shape {tuple(sizes)}")
         flat = torch.frombuffer(bytearray(content), dtype=dtype) if content else torch.empty(0, dtype=dtype)
         return flat.as_strided(sizes, strides, _integer(meta["storage_offset"])).clone()
 
