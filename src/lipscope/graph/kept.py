@@ -156,7 +156,8 @@ def _group_sort(input: Tensor, group_size: int | None = None, dim: int = 1) -> T
     if length % size:
         raise ValueError("The input size must be a multiple of the group size.")
     grouped = input.unflatten(dim, (length // size, size))
-    return grouped.sort(dim + 1)[0].reshape(input.shape)
+    in_order: Tensor = grouped.sort(dim + 1)[0].reshape(input.shape)
+    return in_order
 
 
 def _replacements() -> list[tuple[Any, str, Callable[..., Tensor]]]:
