@@ -307,11 +307,10 @@ class _Job:
         return mid_range(self.graph, self.samples, **self._numerics), None
 
     def _slack(self, bounds: Analytical, pointwise: Local, slopes: list[LayerSlope]) -> Slack:
-        place = max(range(len(pointwise.estimates)), key=lambda i: pointwise.estimates[i])
+        place = pointwise.steepest
         chosen = visited(len(self.samples), self.options.local_samples, self.options.seed)
         x = self.samples.batch([chosen[place]])[0]
-        active = dict(zip(self.graph.nonlinear(), (slope.active for slope in slopes), strict=True))
-        return slack(self.graph, bounds, x, pointwise.samples[place], active, seed=self.options.seed)
+        return slack(self.graph, bounds, x, pointwise.samples[place], slopes, seed=self.options.seed)
 
     def _ascent(self, pointwise: Local) -> Attained | None:
         options = self.options

@@ -28,8 +28,8 @@ from .results import (
     Norm,
     OperatorProduct,
 )
-from .runs import BRACKET, RunFolder
-from .stages import ASCENT_STEPS, AnyEffort, Stages, certify_in, model_info, provenance
+from .runs import BRACKET
+from .stages import ASCENT_STEPS, AnyEffort, Stages, certify_in, completed, model_info, provenance
 
 _EXACT_UNITS = 60
 _EXACT_SECONDS = {"none": 0.0, "fast": 10.0, "balanced": 60.0, "tight": 600.0}
@@ -111,15 +111,7 @@ def bracket(
             provenance=provenance(started, clock, seed),
         )
 
-    if output is None:
-        return run(Stages(None, progress))
-    with RunFolder(Path(output), request.identity()) as folder:
-        if (finished := folder.finished(Bracket, BRACKET)) is not None:
-            return finished
-        stages = Stages(folder, progress)
-        result = run(stages)
-        folder.finish({BRACKET: result.to_json()}, stages.witnesses)
-    return result
+    return completed(output, request.identity, Bracket, BRACKET, run, progress)
 
 
 @dataclass(frozen=True)

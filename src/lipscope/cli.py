@@ -183,13 +183,11 @@ def analyze(
     from .analysis import Options, analyze, default_output
     from .data import load_samples
     from .engines import engine_named
-    from .models import load_model
 
     options = Options(
         pairs, jacobians, local_samples, effort, seconds, tolerance, batch_size, seed, device, dtype
     )
-    loaded = load_model(model, state, notify=lambda message: _say(_escaped(message)))
-    shape = _parse_shape(input_shape) if input_shape else loaded.input_shape
+    loaded, shape = _loaded(model, state, input_shape)
     preprocessing = _preprocessing(loaded, shape, mean, std, resize)
     inputs = load_samples(data, shape, preprocessing, workers=workers if engine == "local" else None)
     if samples is not None and samples < len(inputs):
@@ -256,11 +254,9 @@ def certify(
     """
     from .analysis import default_output
     from .brackets import BallOptions, bracket
-    from .models import load_model
     from .report import print_bracket
 
-    loaded = load_model(model, state, notify=lambda message: _say(_escaped(message)))
-    shape = _parse_shape(input_shape) if input_shape else loaded.input_shape
+    loaded, shape = _loaded(model, state, input_shape)
     if shape is None:
         raise DataError("the model's --input-shape is needed, such as 3x224x224")
     over = None
@@ -326,11 +322,9 @@ def inspect(
     from .analysis import default_output
     from .data import load_samples
     from .inspection import inspect
-    from .models import load_model
     from .report import print_inspection
 
-    loaded = load_model(model, state, notify=lambda message: _say(_escaped(message)))
-    shape = _parse_shape(input_shape) if input_shape else loaded.input_shape
+    loaded, shape = _loaded(model, state, input_shape)
     if shape is None and data is None:
         raise DataError("the model's --input-shape is needed, such as 3x224x224")
     given = data and load_samples(data, shape, _preprocessing(loaded, shape, None, None, None))
@@ -410,12 +404,11 @@ def verify(
     The exit code is 7 if a bound does not hold. Only the model that you name is run as code.
     """
     from .graph import from_torch
-    from .models import load_model
     from .report import print_checks
     from .verification import stated_shape, verify_run
 
     shape = _parse_shape(input_shape) if input_shape else stated_shape(run)
-    loaded = load_model(model, state, notify=lambda message: _say(_escaped(message)))
+    loaded, _ = _loaded(model, state, None)
     graph = from_torch(loaded.module, shape)
     with _progress_bars() as progress:
         checks = verify_run(run, graph, progress)
@@ -445,6 +438,16 @@ def schema() -> None:
     from .results import Result
 
     print(json.dumps(Result.json_schema(), indent=2))
+
+
+def _loaded(
+    model: str, state: Path | None, input_shape: str | None
+) -> tuple[LoadedModel, tuple[int, ...] | None]:
+    """The model, and the input's shape as it is given or as the model knows it."""
+    from .models import load_model
+
+    loaded = load_model(model, state, notify=lambda message: _say(_escaped(message)))
+    return loaded, _parse_shape(input_shape) if input_shape else loaded.input_shape
 
 
 def _preprocessing(

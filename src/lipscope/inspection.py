@@ -17,9 +17,18 @@ from .errors import DataError
 from .graph import Graph, from_torch
 from .progress import Progress, silent
 from .quantities import Pair, analytical, ascent, local, mean_slopes, slack
-from .results import Analytical, Attained, Certified, DataInfo, Inspection, Local, Slack
-from .runs import INSPECTION, RunFolder
-from .stages import ASCENT_STEPS, AnyEffort, Stages, certify_in, check_device, model_info, provenance
+from .results import Analytical, Attained, Certified, DataInfo, Inspection, LayerSlope, Local, Slack
+from .runs import INSPECTION
+from .stages import (
+    ASCENT_STEPS,
+    AnyEffort,
+    Stages,
+    certify_in,
+    check_device,
+    completed,
+    model_info,
+    provenance,
+)
 
 SAMPLES = 64
 """The most samples among which the most sensitive is sought."""
@@ -93,15 +102,7 @@ def inspect(
     def run(stages: Stages) -> Inspection:
         return job.inspection(stages, name or type(module).__name__, started, clock)
 
-    if output is None:
-        return run(Stages(None, progress))
-    with RunFolder(Path(output), job.identity()) as folder:
-        if (finished := folder.finished(Inspection, INSPECTION)) is not None:
-            return finished
-        stages = Stages(folder, progress)
-        result = run(stages)
-        folder.finish({INSPECTION: result.to_json()}, stages.witnesses)
-    return result
+    return completed(output, job.identity, Inspection, INSPECTION, run, progress)
 
 
 @dataclass(frozen=True)
@@ -176,19 +177,19 @@ class _Job:
 
     def _slack(self, bounds: Analytical, attained: Local | Attained, stages: Stages) -> Slack:
         x, point = self._steepest(attained, stages)
-        active: dict[int, float | None] = {}
+        rows: list[LayerSlope] = []
         if self.samples is not None:
             means = mean_slopes(
                 self.graph, self.samples, pairs=0, batch_size=_BATCH, device=self.device, seed=self.seed
             )
-            active = dict(zip(self.graph.nonlinear(), (s.active for s in means.table()), strict=True))
-        return slack(self.graph, bounds, x, point, active, seed=self.seed)
+            rows = means.table()
+        return slack(self.graph, bounds, x, point, rows, seed=self.seed)
 
     def _steepest(self, attained: Local | Attained, stages: Stages) -> tuple[Tensor, str]:
         """Where the Jacobian is taken, and what to call it."""
         if isinstance(attained, Attained):
             x1, x2 = (stages.witnesses[f"ascent.{end}"] for end in ("x1", "x2"))
             return (x1 + x2) / 2, "the ascent's point"
-        place = max(range(len(attained.estimates)), key=lambda i: attained.estimates[i])
+        place = attained.steepest
         x = self._points().batch([place])[0]
         return x, attained.samples[place] if self.samples is not None else "a Gaussian point"

@@ -205,6 +205,11 @@ class Local(Quantity):
     quantiles: dict[str, float] = Field(description='at "0", "0.05", "0.25", "0.5", "0.75", "0.95", "1"')
     relative_error: float = Field(description="largest estimated relative error of an entry of `estimates`")
 
+    @property
+    def steepest(self) -> int:
+        """The place in `estimates` of the largest."""
+        return max(range(len(self.estimates)), key=self.estimates.__getitem__)
+
 
 class Duplicate(_Record):
     """Two samples at distance zero; they have no ratio and are left out."""

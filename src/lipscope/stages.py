@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 import torch
 from pydantic import TypeAdapter
@@ -21,7 +21,7 @@ from .graph import Graph
 from .progress import Progress
 from .quantities import Pair
 from .quantities.checkpoint import no_checkpoint
-from .results import Certified, Cost, ModelInfo, Provenance, Quantity, SecondMoment
+from .results import Certified, Cost, ModelInfo, Provenance, Quantity, Report, SecondMoment
 from .runs import CERTIFICATE, WITNESS, RunFolder
 
 AnyEffort = Literal["none", "fast", "balanced", "tight"]
@@ -35,6 +35,7 @@ Kept = Pair | Mapping[str, Tensor] | None
 
 T = TypeVar("T")
 Q = TypeVar("Q", bound=Quantity)
+R = TypeVar("R", bound=Report)
 
 
 class Stages:
@@ -124,6 +125,32 @@ def provenance(
         seconds=time.perf_counter() - clock,
         peak_memory_bytes=_peak_memory(),
     )
+
+
+def completed(
+    output: str | Path | None,
+    identity: Callable[[], Mapping[str, Any]],
+    kind: type[R],
+    file: str,
+    run: Callable[[Stages], R],
+    progress: Progress,
+) -> R:
+    """What `run` reports, written to `file` of the run folder `output` if there is one, or read back from it.
+
+    `identity` hashes network and data, so it is asked for only where there is a folder.
+
+    Raises:
+        RunFolderError: the folder cannot be used.
+    """
+    if output is None:
+        return run(Stages(None, progress))
+    with RunFolder(Path(output), identity()) as folder:
+        if (finished := folder.finished(kind, file)) is not None:
+            return finished
+        stages = Stages(folder, progress)
+        result = run(stages)
+        folder.finish({file: result.to_json()}, stages.witnesses)
+    return result
 
 
 def check_device(device: str) -> None:

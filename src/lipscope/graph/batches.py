@@ -55,12 +55,10 @@ def batch_first(call: TracedCall, traced: Shape) -> TracedCall:
     folded = layout.folded or any(reference.layout.folded for reference in call.references)
     if folded and any(word in name for word in _CHANNELS_SECOND):
         raise call.unsupported("it acts on images that were folded into the batch")
-    pointwise = torch.Tag.pointwise in getattr(call.target, "tags", ())
     args, kwargs = list(call.args), dict(call.kwargs)
-    if pointwise:
+    if _is_pointwise(call):
         for reference in call.references:
-            gap = len(traced) - reference.layout.rank(reference.shape)
-            if replace(reference.layout, axis=reference.layout.axis + gap) != layout:
+            if _broadcast(reference, traced) != layout:
                 raise call.unsupported("it combines tensors whose batches are in different dimensions")
         args = [_without_batch(call, layout, traced, value) for value in args]
         kwargs = {key: _without_batch(call, layout, traced, value) for key, value in kwargs.items()}
@@ -84,10 +82,8 @@ def _result_layout(call: TracedCall, traced: Shape) -> Layout:
         return _after_reshape(call, references[0], traced)
     if all(r.layout.plain for r in references) and traced[:1] == (call.batch,) and name not in _MOVES:
         return PLAIN
-    if torch.Tag.pointwise in getattr(call.target, "tags", ()):
-        widest = max(references, key=lambda r: r.layout.rank(r.shape))
-        gap = len(traced) - widest.layout.rank(widest.shape)
-        return replace(widest.layout, axis=widest.layout.axis + gap)
+    if _is_pointwise(call):
+        return _broadcast(max(references, key=lambda r: r.layout.rank(r.shape)), traced)
     grown = _grown_shape(call)
     if grown is None:  # a size in its arguments fixes the batch
         same = references[0].layout
@@ -103,6 +99,16 @@ def _result_layout(call: TracedCall, traced: Shape) -> Layout:
     if traced[axis] != entries * call.batch:
         raise call.unsupported("it puts entries beside the samples of a batch")
     return Layout(axis, entries != 1, entries != 1 and any(r.layout.fastest for r in references))
+
+
+def _is_pointwise(call: TracedCall) -> bool:
+    return torch.Tag.pointwise in getattr(call.target, "tags", ())
+
+
+def _broadcast(reference: Reference, traced: Shape) -> Layout:
+    """Where the batch of an operand stands in the result that it broadcasts to."""
+    gap = len(traced) - reference.layout.rank(reference.shape)
+    return replace(reference.layout, axis=reference.layout.axis + gap)
 
 
 def _after_reshape(call: TracedCall, source: Reference, traced: Shape) -> Layout:

@@ -21,7 +21,6 @@ from ..windows import Windows
 from .base import (
     TORCH_RULES,
     Layer,
-    Lines,
     NonlinearLayer,
     Range,
     Reference,
@@ -92,12 +91,6 @@ class NormPool(NonlinearLayer):
         below, above = -(low < 0).to(low.dtype), (high > 0).to(low.dtype)
         return self.averaged(below), self.averaged(above)
 
-    def lines(self, low: Tensor, high: Tensor) -> Lines:
-        """Constants: the ends of the value's range."""
-        flat = self.averaged(torch.zeros_like(low))
-        least, most = self.value_range(low, high)
-        return Lines(flat, least, flat, most)
-
     def local_lipschitz(self, norm: Norm, hull: tuple[AveragedSlope, AveragedSlope], shape: Shape) -> float:
         return self.lipschitz_in(norm, [1.0], [shape])
 
@@ -157,11 +150,11 @@ class Product(NonlinearLayer):
 
     def constant(self, shape: Shape) -> float:
         """√(A² + B²), the longest gradient (b, a)."""
-        return _gradient_norm("2", *self.bounds)
+        return gradient_norm("2", *self.bounds)
 
     def lipschitz_in(self, norm: Norm, bounds: Sequence[float], shapes: Sequence[Shape]) -> float:
         """With |a| ≤ A and |b| ≤ B: √(A² + B²), in ℓ₁ the larger of them, in ℓ_∞ their sum."""
-        return up_product(bounds[0], _gradient_norm(norm, *self.bounds))
+        return up_product(bounds[0], gradient_norm(norm, *self.bounds))
 
     def value_range(self, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
         corners = torch.stack([a[:, 0] * b[:, 1] for a in (low, high) for b in (low, high)])
@@ -176,22 +169,16 @@ class Product(NonlinearLayer):
         ends = torch.maximum(low, -limits), torch.minimum(high, limits)
         return self.averaged(ends[0].flip(1)), self.averaged(ends[1].flip(1))
 
-    def lines(self, low: Tensor, high: Tensor) -> Lines:
-        """Constants: the ends of the value's range."""
-        flat = self.averaged(torch.zeros_like(low))
-        least, most = self.value_range(low, high)
-        return Lines(flat, least, flat, most)
-
     def local_lipschitz(self, norm: Norm, hull: tuple[AveragedSlope, AveragedSlope], shape: Shape) -> float:
         steepest = torch.maximum(*(slope.values.abs() for slope in hull))
-        return _gradient_norm(norm, *(float(steepest[:, i].max()) for i in (0, 1)))
+        return gradient_norm(norm, *(float(steepest[:, i].max()) for i in (0, 1)))
 
     def output_range(self, inputs: Sequence[Range], shapes: Sequence[Shape]) -> Range:
         largest = up_product(*self.bounds)
         return -largest, largest
 
 
-def _gradient_norm(norm: Norm, first: float, second: float) -> float:
+def gradient_norm(norm: Norm, first: float, second: float) -> float:
     """The ℓ_q operator norm of the map (s, t) ↦ first·s + second·t, both coefficients at least 0."""
     if norm == "2":
         return up_hypot(first, second)

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
-from torch import Tensor
 
 from .aggregation import Product
 from .base import Layer, Reference, TracedCall, torch_rule
@@ -34,7 +33,7 @@ def _with_constant(call: TracedCall) -> Reference:
         signal, name = call.apply(Reciprocal.on(signal.values), signal), "mul"
     # A number in float64 at once: by default it would be rounded to float32.
     operand = torch.as_tensor(right if isinstance(left, Reference) else left, dtype=torch.float64)
-    constant = per_sample(call, operand)
+    constant = call.per_sample(operand)
     one = torch.ones((), dtype=torch.float64)
     if name in ("mul", "div"):
         layer = Scaling(_ARITHMETIC[name](one, constant), None, operations=int(name == "div"))
@@ -49,16 +48,6 @@ def _with_constant(call: TracedCall) -> Reference:
 def _check_rounding(call: TracedCall) -> None:
     if (rounding := call.kwargs.get("rounding_mode")) is not None:
         raise call.unsupported(f"division with rounding_mode={rounding!r} is not continuous")
-
-
-def per_sample(call: TracedCall, constant: Tensor) -> Tensor:
-    """A constant operand in float64, as it meets one sample of the call's output."""
-    value = constant.to(torch.float64)
-    if value.ndim == len(call.out_shape) + 1:
-        if not bool((value == value[:1]).all()):
-            raise call.unsupported("the constant differs between samples of a batch")
-        value = value[0]
-    return value
 
 
 @torch_rule("aten.neg.default")
@@ -117,6 +106,6 @@ def _product(call: TracedCall) -> Reference:
 
 def product(call: TracedCall, *factors: Reference) -> Reference:
     """The entrywise product of two signals, broadcast against each other."""
-    first, second = (max(abs(bound) for bound in factor.values) for factor in factors)
+    first, second = (factor.largest for factor in factors)
     pair = call.apply(Stack(0), *(expanded(call, factor, call.out_shape) for factor in factors))
     return call.apply(Product((first, second)), pair)

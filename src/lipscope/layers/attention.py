@@ -11,7 +11,7 @@ from torch import Tensor
 from .base import Reference, TracedCall, torch_rule
 from .copies import MASKED, Copies
 from .matrix_product import matrix_product
-from .reshape import Permute
+from .reshape import transposition
 from .scaling import Scaling
 from .softmax import Softmax
 
@@ -28,9 +28,7 @@ def _attention(call: TracedCall) -> Reference:
         key, value = (_repeated(call, x, query.shape[-3]) for x in (key, value))
     scale = call.kwargs.get("scale")
     scale = 1 / math.sqrt(query.shape[-1]) if scale is None else scale
-    rank = len(key.shape)
-    turned = call.apply(Permute((*range(rank - 2), rank - 1, rank - 2)), key)
-    scores = matrix_product(call, query, turned)
+    scores = matrix_product(call, query, call.apply(transposition(len(key.shape)), key))
     factor = torch.full((), float(scale), dtype=torch.float64)
     scores = call.apply(Scaling(factor, _mask(call, scores), operations=2), scores)
     weights = call.apply(Softmax(len(scores.shape) - 1), scores)
@@ -48,12 +46,7 @@ def _mask(call: TracedCall, scores: Reference) -> Tensor | None:
         return None
     if mask.dtype == torch.bool:
         mask = torch.where(mask, 0.0, MASKED)
-    added: Tensor = mask.to(torch.float64).clamp(min=MASKED)
-    if added.ndim > len(scores.shape):
-        if not bool((added == added[:1]).all()):
-            raise call.unsupported("its mask differs between samples of a batch")
-        added = added[0]
-    return added
+    return call.per_sample(mask.to(torch.float64).clamp(min=MASKED), len(scores.shape))
 
 
 def _repeated(call: TracedCall, x: Reference, heads: int) -> Reference:

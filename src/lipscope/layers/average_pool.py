@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..windows import Windows, per_dimension
 from .base import Filter, Layer, Shape, TracedCall, torch_rule
-from .reshape import Permute, Reshape
+from .reshape import Reshape, over_axes
 from .separable import SeparableMap
 
 
@@ -89,25 +89,16 @@ def _mean(call: TracedCall) -> Sequence[Layer]:
     averaged = {axis % (len(shape) + 1) - 1 for axis in axes}
     first = min(averaged)
     if call.op != "aten.mean.dim" or averaged != set(range(first, len(shape))) or len(averaged) > 3:
-        return _over_axes(call, sorted(averaged))
+        summed = call.op == "aten.sum.dim_IntList"
+
+        def weights(length: int) -> AveragePool:
+            return AveragePool.of(
+                [torch.full((1, length), 1.0 if summed else 1.0 / length, dtype=torch.float64)]
+            )
+
+        return over_axes(call, sorted(averaged), weights)
     factors = [_adaptive_matrix(n, 1) for n in shape[first:]]
     pool = AveragePool.of(factors)
     pooled = (*shape[:first], *[1] * len(factors))
     reshaped = call.out_shape != pooled and math.prod(call.out_shape) == math.prod(pooled)
     return [pool, Reshape(pooled, call.out_shape)] if reshaped else [pool]
-
-
-def _over_axes(call: TracedCall, axes: list[int]) -> Sequence[Layer]:
-    """A mean or a sum over any per-sample axes: moved behind the others and joined to one."""
-    shape = call.input_shape
-    rest = [axis for axis in range(len(shape)) if axis not in axes]
-    rows, length = (math.prod(shape[axis] for axis in part) for part in (rest, axes))
-    factor = torch.full(
-        (1, length), 1.0 if call.op == "aten.sum.dim_IntList" else 1.0 / length, dtype=torch.float64
-    )
-    return [
-        Permute((*rest, *axes)),
-        Reshape(tuple(shape[axis] for axis in (*rest, *axes)), (rows, length)),
-        AveragePool.of([factor]),
-        Reshape((rows, 1), call.out_shape),
-    ]

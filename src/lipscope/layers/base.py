@@ -374,9 +374,14 @@ class NonlinearLayer(Layer):
     def slope_hull(self, low: Tensor, high: Tensor) -> tuple[AveragedSlope, AveragedSlope]:
         """Slopes whose values bound, entry by entry, those of every pair of points in the box [low, high]."""
 
-    @abstractmethod
     def lines(self, low: Tensor, high: Tensor) -> Lines:
-        """Affine functions below and above the layer over the box [low, high]."""
+        """Affine functions below and above the layer over the box [low, high].
+
+        By default constants, the ends of the value's range.
+        """
+        flat = self.averaged(torch.zeros_like(low))
+        least, most = self.value_range(low, high)
+        return Lines(flat, least, flat, most)
 
     @abstractmethod
     def local_lipschitz(self, norm: Norm, hull: tuple[AveragedSlope, AveragedSlope], shape: Shape) -> float:
@@ -404,6 +409,11 @@ class Reference:
     """Where the traced tensor keeps the batch; `shape` leaves it out in any case."""
     complex: bool = False
     """Whether the last axis of `shape`, of size two, holds real and imaginary parts."""
+
+    @property
+    def largest(self) -> float:
+        """No entry has a larger modulus."""
+        return max(abs(end) for end in self.values)
 
 
 Append = Callable[[Layer, Sequence[Reference], Shape | None], Reference]
@@ -465,6 +475,21 @@ class TracedCall:
         if index < len(self.args):
             return self.args[index]
         return self.kwargs.get(name, default)
+
+    def axis(self, dim: int, why: str = "it acts along the batch") -> int:
+        """The per-sample axis of the input that a dimension of the call is; refused for the batch, as `why` says."""
+        axis = dim % (len(self.input_shape) + 1) - 1
+        if axis < 0:
+            raise self.unsupported(why)
+        return axis
+
+    def per_sample(self, constant: Tensor, rank: int | None = None) -> Tensor:
+        """A constant as it meets one sample of `rank` dimensions, those of the output if not given."""
+        if constant.ndim <= (len(self.out_shape) if rank is None else rank):
+            return constant
+        if not bool((constant == constant[:1]).all()):
+            raise self.unsupported("the constant differs between samples of a batch")
+        return constant[0]
 
     @property
     def references(self) -> list[Reference]:

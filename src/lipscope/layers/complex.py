@@ -165,10 +165,7 @@ def complex_product(call: TracedCall) -> Reference:
         raise call.unsupported("a complex signal can be multiplied by a constant only")
     (x,) = call.references
     constant = next(torch.as_tensor(a) for a in call.args[:2] if not isinstance(a, Reference))
-    if constant.ndim > len(call.out_shape):
-        if not bool((constant == constant[:1]).all()):
-            raise call.unsupported("the constant differs between samples of a batch")
-        constant = constant[0]
+    constant = call.per_sample(constant)
     if not x.complex:
         x = call.apply(_as_complex(x.shape), x)
     if x.shape[:-1] != call.out_shape:

@@ -13,7 +13,7 @@ from torch.nn import functional
 from ..certified import spectral_norm_upper
 from .base import Layer, LinearLayer, Reference, Shape, TracedCall, torch_rule
 from .matrix_product import matrix_product
-from .reshape import Permute
+from .reshape import transposition
 
 
 @dataclass(eq=False)
@@ -76,9 +76,8 @@ def _matmul(call: TracedCall) -> Reference:
     if rank < 2:
         raise call.unsupported("a constant times a vector of each sample is written as a linear layer")
     # W x is (xᵀWᵀ)ᵀ.
-    turned = (*range(rank - 2), rank - 1, rank - 2)
-    product = call.apply(Dense(weight), call.apply(Permute(turned), signal))
-    return call.apply(Permute(turned), product)
+    product = call.apply(Dense(weight), call.apply(transposition(rank), signal))
+    return call.apply(transposition(rank), product)
 
 
 def _shared_matrix(call: TracedCall, constant: Tensor) -> Tensor:

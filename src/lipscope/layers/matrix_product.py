@@ -19,15 +19,14 @@ from ..rounding import (
     gamma,
     middle_and_radius,
     up,
-    up_hypot,
     up_product,
     up_root,
-    up_sum,
     up_tensor,
     widen,
 )
 from ..slopes import AveragedSlope, Level, Point, Slope, inner_mean
-from .base import Lines, NonlinearLayer, Range, Reference, Shape, TracedCall
+from .aggregation import gradient_norm
+from .base import NonlinearLayer, Range, Reference, Shape, TracedCall
 from .copies import expanded
 from .merge import Join
 
@@ -84,14 +83,14 @@ class MatrixProduct(NonlinearLayer):
 
     def constant(self, shape: Shape) -> float:
         """The longest row (‖B‖, ‖A‖) of bounds."""
-        return self._gradient_norm("2", *self._factor_norms("2", *self.bounds))
+        return gradient_norm("2", *self._factor_norms("2", *self.bounds))
 
     def lipschitz_in(self, norm: Norm, bounds: Sequence[float], shapes: Sequence[Shape]) -> float:
         """As `constant`, with the entrywise ℓ_q norms of matrices.
 
         Entrywise, ‖ΔA·B‖_∞ ≤ max_j Σ_k|B_kj|·‖ΔA‖_∞ and ‖ΔA·B‖₁ ≤ max_k Σ_j|B_kj|·‖ΔA‖₁; likewise for A·ΔB.
         """
-        constant = self._gradient_norm(norm, *self._factor_norms(norm, *self.bounds))
+        constant = gradient_norm(norm, *self._factor_norms(norm, *self.bounds))
         return up_product(bounds[0], constant)
 
     def _factor_norms(self, norm: Norm, first: float, second: float) -> tuple[float, float]:
@@ -103,13 +102,6 @@ class MatrixProduct(NonlinearLayer):
             return own, up_product(second, theirs)
         ways = {"2": (up_root(m * k), up_root(k * columns)), "1": (m, columns), "inf": (k, k)}[norm]
         return up_product(first, float(ways[0])), up_product(second, float(ways[1]))
-
-    @staticmethod
-    def _gradient_norm(norm: Norm, a: float, b: float) -> float:
-        """The norm of (ΔA, ΔB) ↦ ΔA·B + A·ΔB on the direct sum, from those of its parts."""
-        if norm == "2":
-            return up_hypot(a, b)
-        return max(a, b) if norm == "1" else up_sum(a, b)
 
     def value_range(self, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
         """By middles and radii: AB lies within |A_m|R_B + R_A|B_m| + R_A R_B of A_m B_m."""
@@ -132,12 +124,6 @@ class MatrixProduct(NonlinearLayer):
         )
         return self.averaged(torch.maximum(low, -limits)), self.averaged(torch.minimum(high, limits))
 
-    def lines(self, low: Tensor, high: Tensor) -> Lines:
-        """Constants: the ends of the value's range."""
-        flat = self.averaged(torch.zeros_like(low))
-        least, most = self.value_range(low, high)
-        return Lines(flat, least, flat, most)
-
     def local_lipschitz(self, norm: Norm, hull: tuple[AveragedSlope, AveragedSlope], shape: Shape) -> float:
         """From sums of rows and columns of the largest moduli in the hull."""
         steepest = torch.maximum(*(slope.values.abs() for slope in hull))
@@ -153,7 +139,7 @@ class MatrixProduct(NonlinearLayer):
                 norms.append(up(min(spectral, longest), part.shape[-1] * part.shape[-2] + 8))
             else:
                 norms.append(up(ways[norm][number], length + 8))
-        return self._gradient_norm(norm, *norms)
+        return gradient_norm(norm, *norms)
 
     def output_range(self, inputs: Sequence[Range], shapes: Sequence[Shape]) -> Range:
         # With probabilities every output is a mean of entries of B, but for rounding.
@@ -170,7 +156,5 @@ def matrix_product(
     first = expanded(call, first, (*lead, *first.shape[-2:]))
     second = expanded(call, second, (*lead, *second.shape[-2:]))
     join = Join((first.shape, second.shape))
-    bounds = tuple(max(abs(end) for end in factor.values) for factor in (first, second))
-    return call.apply(
-        MatrixProduct(join, (bounds[0], bounds[1]), stochastic), call.apply(join, first, second)
-    )
+    layer = MatrixProduct(join, (first.largest, second.largest), stochastic)
+    return call.apply(layer, call.apply(join, first, second))

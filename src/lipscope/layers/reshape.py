@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -52,6 +53,24 @@ class Permute(LinearLayer):
 
     def output_range(self, inputs: Sequence[Range], shapes: Sequence[Shape]) -> Range:
         return inputs[0]
+
+
+def transposition(rank: int) -> Permute:
+    """The exchange of the last two of `rank` per-sample axes."""
+    return Permute((*range(rank - 2), rank - 1, rank - 2))
+
+
+def over_axes(call: TracedCall, axes: Sequence[int], reduction: Callable[[int], Layer]) -> list[Layer]:
+    """A reduction over any per-sample axes: they are moved behind the others and joined to one of some length."""
+    shape = call.input_shape
+    rest = [axis for axis in range(len(shape)) if axis not in axes]
+    rows, length = (math.prod(shape[axis] for axis in part) for part in (rest, axes))
+    return [
+        Permute((*rest, *axes)),
+        Reshape(tuple(shape[axis] for axis in (*rest, *axes)), (rows, length)),
+        reduction(length),
+        Reshape((rows, 1), call.out_shape),
+    ]
 
 
 @torch_rule(

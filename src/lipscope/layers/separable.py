@@ -69,9 +69,7 @@ class CumulativeSum(SeparableMap):
 @torch_rule("aten.cumsum.default")
 def _cumulative_sum(call: TracedCall) -> Sequence[Layer]:
     shape = call.input_shape
-    axis = call.args[1] % (len(shape) + 1) - 1
-    if axis < 0:
-        raise call.unsupported("it goes over the batch")
+    axis = call.axis(call.args[1], "it goes over the batch")
     triangle = torch.ones(shape[axis], shape[axis], dtype=torch.float64).tril()
     swapped = list(range(len(shape)))
     swapped[axis], swapped[-1] = swapped[-1], swapped[axis]

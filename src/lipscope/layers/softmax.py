@@ -410,25 +410,23 @@ class LogSumExp(_AlongAxis):
 # ---- rules ------------------------------------------------------------------------------------------
 
 
-def _axis(call: TracedCall, dim: int) -> int:
-    axis: int = dim % (len(call.input_shape) + 1) - 1
-    if axis < 0:
-        raise call.unsupported("it normalises over the batch")
-    return axis
+_ALONG_BATCH = "it normalises over the batch"
 
 
 @torch_rule("aten.softmax.int", "aten._softmax.default", "aten._safe_softmax.default")
 def _softmax(call: TracedCall) -> Sequence[Layer]:
-    return [Softmax(_axis(call, call.arg(1, "dim")))]
+    return [Softmax(call.axis(call.arg(1, "dim"), _ALONG_BATCH))]
 
 
 @torch_rule("aten.log_softmax.int", "aten._log_softmax.default")
 def _log_softmax(call: TracedCall) -> Sequence[Layer]:
-    return [LogSoftmax(_axis(call, call.arg(1, "dim")))]
+    return [LogSoftmax(call.axis(call.arg(1, "dim"), _ALONG_BATCH))]
 
 
 @torch_rule("aten.logsumexp.default")
 def _log_sum_exp(call: TracedCall) -> Sequence[Layer]:
     dims = call.arg(1, "dim")
-    axes = sorted({_axis(call, dim) for dim in ([dims] if isinstance(dims, int) else dims)}, reverse=True)
+    axes = sorted(
+        {call.axis(dim, _ALONG_BATCH) for dim in ([dims] if isinstance(dims, int) else dims)}, reverse=True
+    )
     return [LogSumExp(axis, bool(call.arg(2, "keepdim", False))) for axis in axes]

@@ -21,12 +21,11 @@ from ..results import Norm
 from ..slopes import AveragedSlope, Level, Point
 from ..windows import Windows
 from .activation import ReLU
-from .arithmetic import per_sample
 from .base import Layer, Lines, NonlinearLayer, Range, Reference, Shape, TracedCall, torch_rule
 from .copies import Copies, expanded
 from .max_pool import MaxPool
 from .merge import Stack
-from .reshape import Permute, Reshape
+from .reshape import Permute, over_axes
 from .scaling import Scaling
 
 
@@ -167,18 +166,11 @@ def _to_front(call: TracedCall, axis: int) -> tuple[Reference, Permute]:
     return (value if axis == 0 else call.apply(Permute(order), value)), back
 
 
-def _axis(call: TracedCall, dim: int) -> int:
-    axis = dim % (len(call.input_shape) + 1) - 1
-    if axis < 0:
-        raise call.unsupported("it acts along the batch")
-    return axis
-
-
 @torch_rule("aten.sort.default", "aten.sort.stable")
 def _sort(call: TracedCall) -> Reference:
     stable = call.op == "aten.sort.stable"
     dim, descending = call.arg(1 + stable, "dim", -1), call.arg(2 + stable, "descending", False)
-    axis = _axis(call, dim)
+    axis = call.axis(dim)
     value, back = _to_front(call, axis)
     wires = value.shape[0]
     for pairs in _stages(wires):
@@ -201,7 +193,7 @@ def _larger_of_two(call: TracedCall) -> Reference:
 def _larger_of_constant(call: TracedCall) -> Reference:
     """max(x, c) = c + relu(x − c) and min(x, c) = c − relu(c − x)."""
     (constant,) = (value for value in call.args[:2] if not isinstance(value, Reference))
-    bound = per_sample(call, torch.as_tensor(constant, dtype=torch.float64))
+    bound = call.per_sample(torch.as_tensor(constant, dtype=torch.float64))
     if not bool(bound.isfinite().all()):
         raise call.unsupported("the constant is infinite")
     sign = torch.full((), -1.0 if "min" in call.op else 1.0, dtype=torch.float64)
@@ -212,20 +204,14 @@ def _larger_of_constant(call: TracedCall) -> Reference:
 @torch_rule("aten.amax.default", "aten.amin.default", "aten.max.dim", "aten.min.dim")
 def _largest(call: TracedCall) -> Sequence[Layer]:
     dims = call.args[1]
-    shape = call.input_shape
-    axes = [_axis(call, dim) for dim in ([dims] if isinstance(dims, int) else dims)]
+    axes = [call.axis(dim) for dim in ([dims] if isinstance(dims, int) else dims)]
     if not axes:
         raise call.unsupported("it reduces the batch")
-    rest = [i for i in range(len(shape)) if i not in axes]
-    rows, length = math.prod(shape[i] for i in rest), math.prod(shape[i] for i in axes)
-    windows = Windows((length,), (1,), (length,), (length,), (0,), (1,))
-    moved = tuple(shape[i] for i in (*rest, *axes))
-    layers: list[Layer] = [
-        Permute((*rest, *axes)),
-        Reshape(moved, (rows, length)),
-        MaxPool(windows),
-        Reshape((rows, 1), call.out_shape),
-    ]
+
+    def largest(length: int) -> MaxPool:
+        return MaxPool(Windows((length,), (1,), (length,), (length,), (0,), (1,)))
+
+    layers = over_axes(call, axes, largest)
     if "min" in call.op:
         minus = Scaling(-torch.ones((), dtype=torch.float64))
         layers = [minus, *layers, minus]

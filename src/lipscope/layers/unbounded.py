@@ -296,15 +296,10 @@ def _power(call: TracedCall) -> Sequence[Layer] | Reference:
         raise call.unsupported("a power 0 is constant")
     if not exponent.is_integer():
         return [RealPower.on(signal.values, exponent=exponent)]
-    layers: list[Layer] = []
     if exponent < 0:
-        inverse = Reciprocal.on(signal.values)
-        signal = call.apply(inverse, signal)
-        layers = []
+        signal = call.apply(Reciprocal.on(signal.values), signal)
     if abs(exponent) > 1:
-        layers = [WholePower.on(signal.values, exponent=int(abs(exponent)))]
-    for layer in layers:
-        signal = call.apply(layer, signal)
+        signal = call.apply(WholePower.on(signal.values, exponent=int(abs(exponent))), signal)
     return signal
 
 

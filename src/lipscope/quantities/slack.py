@@ -30,7 +30,7 @@ from torch import Tensor
 from ..graph import INPUT, Graph
 from ..jacobian import linearize
 from ..layers.activation import Activation
-from ..results import Analytical, Cost, LayerSlack, Slack
+from ..results import Analytical, Cost, LayerSlack, LayerSlope, Slack
 from ..spectral import spectral_norm
 
 _NOTHING = -100.0
@@ -45,7 +45,7 @@ def slack(
     bounds: Analytical,
     x: Tensor,
     point: str,
-    active: Mapping[int, float | None] | None = None,
+    slopes: Sequence[LayerSlope] = (),
     *,
     tolerance: float = 1e-4,
     seed: int = 0,
@@ -63,7 +63,7 @@ def slack(
         bounds: of `analytical`, for the same graph.
         x: the point, shape *in.
         point: what to call it.
-        active: mean slopes over data by node, to be listed with the layers.
+        slopes: the table of `MeanSlopes`, to list the mean slopes with the layers; none without data.
         tolerance: relative accuracy of the singular vector's norm.
         seed: of the solver's start.
 
@@ -74,8 +74,8 @@ def slack(
     if tuple(x.shape) != graph.input_shape or len(bounds.layers) != len(graph.nodes) - 1:
         raise ValueError(f"a point of shape {tuple(x.shape)} or bounds of another network")
     exact = graph.to(torch.float64, "cpu")
-    _, slopes = exact.linearize_at(x[None].to("cpu", torch.float64))
-    operator = linearize(exact, slopes)
+    _, at_point = exact.linearize_at(x[None].to("cpu", torch.float64))
+    operator = linearize(exact, at_point)
     # A block finds the largest singular value where the second is near.
     found = spectral_norm(operator, tolerance=tolerance, block=2, max_steps=60, seed=seed)
     direction = found.right[None]
@@ -88,7 +88,7 @@ def slack(
     gap = _Gap(graph, bounds, [norm / norms[INPUT] for norm in norms])
     return gap.shared_out(
         point,
-        active or {},
+        dict(zip(graph.nonlinear(), (row.active for row in slopes), strict=True)) if slopes else {},
         Cost(seconds=time.perf_counter() - started, forward_passes=float(4 * found.steps + 2)),
     )
 

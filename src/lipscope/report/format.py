@@ -13,7 +13,7 @@ from decimal import ROUND_CEILING, ROUND_FLOOR, ROUND_HALF_EVEN, Context, Decima
 from ..results import Kind, NoBound
 
 MISSING = "—"
-GLOBALLY = "global"
+GLOBALLY, OVER_BALL = "global", "over this ball"
 
 QUANTILES = {
     "0": "min",

@@ -57,6 +57,7 @@ _ASCII = str.maketrans(
         "√": "sqrt ",
         "λ": "lambda",
         "ᵀ": "^T",
+        "█": "#",
     }
 )
 _ROOM_FOR_MEANING = 110
@@ -101,7 +102,7 @@ def print_bracket(bracket: Bracket, console: Console) -> None:
         printer._text(f"{place}, norm ℓ_{bracket.norm} in and out", "dim"),
     )
     console.print(title)
-    where = fmt.GLOBALLY if bracket.ball is None else "over this ball"
+    where = fmt.GLOBALLY if bracket.ball is None else fmt.OVER_BALL
     printer._bounds(bracket.lower, bracket.upper, bracket.no_bound, where)
     console.print()
     table = _empty_table()
@@ -143,7 +144,7 @@ def _how(bound: Quantity) -> str:
     """The method, or why there is no bound."""
     if not isinstance(bound, UpperBound) or bound.value < math.inf:
         return bound.method
-    where = "over this ball" if isinstance(bound, Ball) else fmt.GLOBALLY
+    where = fmt.OVER_BALL if isinstance(bound, Ball) else fmt.GLOBALLY
     return fmt.no_upper(where) + fmt.reason(bound.no_bound)
 
 
@@ -322,9 +323,7 @@ class _Printer:
                 self._layer_name(row),
                 *(shape if width >= _ROOM_FOR_SHAPES else []),
                 *(self._text(cell(row), "bold red" if loud and t in _LOST else "") for t, cell in shown),
-                self._text(
-                    ("█" if self.unicode else "#") * round(bar * row.bar), "red" if loud else "yellow"
-                ),
+                self._text("█" * round(bar * row.bar), "red" if loud else "yellow"),
             )
         self.console.print(table)
         if more := rest(left):
