@@ -1,0 +1,141 @@
+"""`lipscope analyze`: a network on a data set, everything at once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from .app import app
+from .console import escaped, open_console, progress_bars, say
+from .options import Effort, Seconds, Seed, State, image_preprocessing, load
+
+
+@app.command()
+def analyze(
+    model: Annotated[
+        str,
+        typer.Argument(
+            help="A built-in network (see `lipscope models`), an exported program (.pt2), an .onnx file, or "
+            "`module:callable` / `file.py:callable`, a function without arguments that returns a torch module."
+        ),
+    ],
+    data: Annotated[
+        str,
+        typer.Option(
+            help="A folder of images, an image, an .npy, .npz, .safetensors or .pt file of samples "
+            "(first dimension), a Hugging Face data set on disk, `module:callable` or `file.py:callable`, "
+            "or `demo` for the built-in photographs."
+        ),
+    ],
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            help="Run folder for result.json, report.html and the witnesses; an interrupted run goes on from it. "
+            "Default: a folder under runs/ named after model, data and options."
+        ),
+    ] = None,
+    state: State = None,
+    input_shape: Annotated[
+        str | None,
+        typer.Option(help="Per-sample input shape, such as 3x224x224. Default: the model's or the data's."),
+    ] = None,
+    mean: Annotated[
+        str | None,
+        typer.Option(help="Image normalisation: means per channel in 0..1, such as 0.485,0.456,0.406."),
+    ] = None,
+    std: Annotated[
+        str | None, typer.Option(help="Image normalisation: standard deviations per channel.")
+    ] = None,
+    resize: Annotated[
+        int | None,
+        typer.Option(help="Resize the shorter side of images to this before the centre crop.", min=1),
+    ] = None,
+    samples: Annotated[
+        int | None, typer.Option(help="Use only this many samples, chosen at random with --seed.", min=1)
+    ] = None,
+    pairs: Annotated[
+        int, typer.Option(help="Random pairs of samples behind the mean secant slopes.", min=1)
+    ] = 10_000,
+    jacobians: Annotated[
+        int,
+        typer.Option(
+            help="Jacobians, at samples and over pairs, behind the level `full` and the second moment; "
+            "each costs about 60 forward passes in all. 0 leaves them out.",
+            min=0,
+        ),
+    ] = 128,
+    local_samples: Annotated[
+        int,
+        typer.Option(
+            help="The most samples at which Lip(x) is computed (about 30 forward passes each).", min=1
+        ),
+    ] = 1000,
+    effort: Effort = "balanced",
+    seconds: Seconds = None,
+    tolerance: Annotated[
+        float, typer.Option(help="Relative accuracy of Lip(x) at each sample.", min=1e-12, max=0.5)
+    ] = 1e-3,
+    batch_size: Annotated[
+        int, typer.Option(help="Samples treated at once; memory grows with it.", min=1)
+    ] = 16,
+    seed: Seed = 0,
+    device: Annotated[
+        str, typer.Option(help="Where the estimates are computed: cpu, cuda, cuda:1, mps.")
+    ] = "cpu",
+    dtype: Annotated[
+        Literal["float32", "float64", "bfloat16", "float16"],
+        typer.Option(help="Precision of the estimates; certificates and witnesses are always float64."),
+    ] = "float32",
+    engine: Annotated[
+        Literal["local", "ray"],
+        typer.Option(help="Where passes over the data run: in this process, or on a Ray cluster."),
+    ] = "local",
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            help="Threads that decode images; on `--engine ray`, processes of a cluster started here.", min=1
+        ),
+    ] = None,
+) -> None:
+    """Analyse a network on a data set: certified upper, attained lower and effective constants.
+
+    Prints the table, and writes result.json, report.html and the witness inputs to the run folder.
+
+    [bold]Examples[/]
+
+      lipscope analyze alexnet-trunk --data demo
+
+      lipscope analyze alexnet-trunk --data photos/ --output runs/photos
+
+      lipscope analyze my_model.py:build --state weights.safetensors --data test.npy
+    """
+    from ..analysis import Options, analyze, default_output
+    from ..data import load_samples
+    from ..engines import engine_named
+    from ..report import print_result
+
+    options = Options(
+        pairs, jacobians, local_samples, effort, seconds, tolerance, batch_size, seed, device, dtype
+    )
+    loaded, shape = load(model, state, input_shape)
+    preprocessing = image_preprocessing(loaded, shape, mean, std, resize)
+    inputs = load_samples(data, shape, preprocessing, workers=workers if engine == "local" else None)
+    if samples is not None and samples < len(inputs):
+        inputs = inputs.take(samples, seed)
+    asked = {"model": model, "state": str(state), "data": data, "shape": shape, "samples": samples,
+             "mean": mean, "std": std, "resize": resize, "options": repr(options)}  # fmt: skip
+    folder = output or default_output(loaded.name, data, asked)
+    with engine_named(engine, workers, device) as where, progress_bars() as progress:
+        result = analyze(
+            loaded.module,
+            inputs,
+            name=loaded.name,
+            output=folder,
+            options=options,
+            engine=where,
+            progress=progress,
+        )
+    print_result(result, open_console(error=False))
+    say(f"\nwrote {escaped(str(folder / 'result.json'))} and {escaped(str(folder / 'report.html'))}")

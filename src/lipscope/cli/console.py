@@ -1,0 +1,49 @@
+"""Where a command writes: tables to standard output, progress and messages to standard error."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from ..progress import Progress
+
+
+@contextmanager
+def progress_bars() -> Iterator[Progress]:
+    """A bar for each stage while the block runs; nothing where standard error is no terminal."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description:<20}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    console = open_console()
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
+        tasks: dict[str, object] = {}
+
+        def show(stage: str, done: int, total: int) -> None:
+            if stage not in tasks:
+                tasks[stage] = bars.add_task(stage, total=total)
+            bars.update(tasks[stage], completed=done, total=total)  # type: ignore[arg-type]
+
+        yield show
+
+
+def open_console(error: bool = True) -> Console:
+    """Standard error, or standard output."""
+    from rich.console import Console
+
+    return Console(stderr=error, highlight=False)
+
+
+def say(message: str) -> None:
+    """One message in Rich's markup."""
+    open_console().print(message, soft_wrap=True)
+
+
+def escaped(text: str) -> str:
+    """Text whose brackets are no markup."""
+    from rich.markup import escape
+
+    return escape(text)

@@ -1,0 +1,93 @@
+"""What several commands take: their common options, and the model and data that these name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from ..errors import DataError
+from .console import escaped, say
+
+if TYPE_CHECKING:
+    from ..data import ImagePreprocessing
+    from ..models import LoadedModel
+
+State = Annotated[Path | None, typer.Option(help="Weights to load: a .safetensors, .pt or .pth state dict.")]
+Effort = Annotated[
+    Literal["none", "fast", "balanced", "tight"],
+    typer.Option(help="How long is spent on the certificate: about 20 s, 4 min or 20 min at full size."),
+]
+Seconds = Annotated[
+    float | None,
+    typer.Option(
+        help="Time to optimise the certificate, instead of the effort's own; proofs come on top.",
+        min=0,
+        max=1e7,
+    ),
+]
+Seed = Annotated[int, typer.Option(help="Seed of all random choices.")]
+
+
+def load(
+    model: str, state: Path | None, input_shape: str | None
+) -> tuple[LoadedModel, tuple[int, ...] | None]:
+    """The model, and the input's shape as it is given or as the model knows it."""
+    from ..models import load_model
+
+    loaded = load_model(model, state, notify=lambda message: say(escaped(message)))
+    return loaded, parse_shape(input_shape) if input_shape else loaded.input_shape
+
+
+def image_preprocessing(
+    loaded: LoadedModel, shape: tuple[int, ...] | None, mean: str | None, std: str | None, resize: int | None
+) -> ImagePreprocessing | None:
+    """The model's own preprocessing, or crops of its input's size, with what the options change."""
+    from dataclasses import replace
+
+    from ..data import ImagePreprocessing
+
+    base = loaded.preprocessing
+    if base is not None and shape is not None and shape[-2:] != base.size:
+        base = replace(base, size=(shape[-2], shape[-1]))
+    if not (mean or std or resize):
+        return base
+    if base is None and shape is None:
+        raise DataError("--mean, --std and --resize need the model's --input-shape, such as 3x224x224")
+    base = base or ImagePreprocessing.for_shape(shape or ())
+    if mean:
+        base = replace(base, mean=parse_numbers("--mean", mean, len(base.mean)))
+    if std:
+        base = replace(base, std=parse_numbers("--std", std, len(base.std)))
+    return base if resize is None else replace(base, resize=resize)
+
+
+def parse_shape(text: str) -> tuple[int, ...]:
+    """The shape that a user writes as 3x224x224 or 3,224,224.
+
+    Raises:
+        DataError: it is something else.
+    """
+    try:
+        shape = tuple(int(part) for part in text.lower().replace(",", "x").split("x"))
+    except ValueError:
+        shape = ()
+    if not shape or min(shape) < 1:
+        raise DataError(f"--input-shape {text}: write positive integers as in 3x224x224")
+    return shape
+
+
+def parse_numbers(option: str, text: str, count: int) -> tuple[float, ...]:
+    """The numbers that a user writes with commas; one of them stands for `count`.
+
+    Raises:
+        DataError: they are something else.
+    """
+    try:
+        values = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        values = ()
+    if len(values) not in (1, count):
+        raise DataError(f"{option} {text}: write one number, or {count} separated by commas")
+    return values * count if len(values) == 1 else values

@@ -1,0 +1,75 @@
+"""The typed results: what `lipscope.analyze` returns and what `result.json` holds.
+
+Every number carries its kind. `upper`: a proof exists, rounding included. `lower`: attained by a
+stored witness that was re-evaluated in float64. `estimate`: anything else. All constants are
+Euclidean-to-Euclidean Lipschitz constants (norm out per norm in); `squared` is their square,
+since the source's tables print squared ratios.
+"""
+
+from .quantities import (
+    Analytical,
+    Attained,
+    Ball,
+    Certified,
+    CertifiedPiece,
+    Duplicate,
+    Effective,
+    Empirical,
+    Exact,
+    LayerBound,
+    LayerSlack,
+    LayerSlope,
+    Local,
+    MidRange,
+    OpenUnits,
+    OperatorProduct,
+    SecondMoment,
+    Slack,
+    StretchBin,
+    StretchCurve,
+)
+from .record import Check, Cost, Kind, NoBound, Norm, Quantity, Record, UnboundedLayer, UpperBound, Witness
+from .report import SCHEMA_VERSION, DataInfo, ModelInfo, Provenance, Report
+from .runs import BallInfo, Bracket, Inspection, Result
+
+__all__ = [
+    "SCHEMA_VERSION",
+    "Analytical",
+    "Attained",
+    "Ball",
+    "BallInfo",
+    "Bracket",
+    "Certified",
+    "CertifiedPiece",
+    "Check",
+    "Cost",
+    "DataInfo",
+    "Duplicate",
+    "Effective",
+    "Empirical",
+    "Exact",
+    "Inspection",
+    "Kind",
+    "LayerBound",
+    "LayerSlack",
+    "LayerSlope",
+    "Local",
+    "MidRange",
+    "ModelInfo",
+    "NoBound",
+    "Norm",
+    "OpenUnits",
+    "OperatorProduct",
+    "Provenance",
+    "Quantity",
+    "Record",
+    "Report",
+    "Result",
+    "SecondMoment",
+    "Slack",
+    "StretchBin",
+    "StretchCurve",
+    "UnboundedLayer",
+    "UpperBound",
+    "Witness",
+]
