@@ -27,6 +27,10 @@ Seconds = Annotated[
         max=1e7,
     ),
 ]
+FigureFile = Annotated[
+    Path | None,
+    typer.Option("--figure", help="Draw the result as .svg, .pdf or .png here (needs the extra `figures`)."),
+]
 Seed = Annotated[int, typer.Option(help="Seed of all random choices.")]
 
 
