@@ -49,6 +49,13 @@ class _Slot:
 
 
 @dataclass(frozen=True)
+class _Constant:
+    """Stands in the arguments of a step for a tensor that the import made."""
+
+    number: int
+
+
+@dataclass(frozen=True)
 class _Step:
     """One recorded operation; `results` are the slots of its outputs."""
 
@@ -141,6 +148,8 @@ class LiveGraph:
         self._tensors = self.snapshot.parameters()
         self._outputs = [recorder.slots.get(t) for t in self._tensors]
         self._steps = _needed(recorder.steps, {s for s in self._outputs if s is not None})
+        self._constants = list(self._tensors)
+        self._steps = [self._without_constants(step) for step in self._steps]
         self._cast: dict[tuple[int, torch.dtype, torch.device], Tensor] = {}
         self.frozen = self._check(program, roots)
 
@@ -155,12 +164,27 @@ class LiveGraph:
 
     def sources(self, tensor: Tensor) -> set[str]:
         """The names of the parameters and buffers from which a tensor of the snapshot's layers follows."""
-        number = next(i for i, t in enumerate(self._tensors) if t is tensor)
-        slots = {self._outputs[number]}
+        slots = {self._outputs[next(i for i, t in enumerate(self._tensors) if t is tensor)]}
         for step in reversed(self._steps):
             if slots & set(step.results):
                 slots |= set(step.reads())
         return {name for i, name in enumerate(self._names) if i in slots}
+
+    def follows(self, layer: Layer) -> bool:
+        """Whether some tensor of a layer of the snapshot follows from a parameter or buffer."""
+        return any(self.sources(tensor) for tensor in layer.parameters())
+
+    def _without_constants(self, step: _Step) -> _Step:
+        """The step with its constant tensors by number."""
+
+        def numbered(leaf: Any) -> Any:
+            if not isinstance(leaf, Tensor):
+                return leaf
+            self._constants.append(leaf)
+            return _Constant(len(self._constants) - 1)
+
+        args, kwargs = tree_map(numbered, (step.args, step.kwargs))
+        return replace(step, args=args, kwargs=kwargs)
 
     def _live(self) -> list[Tensor]:
         values = []
@@ -173,23 +197,25 @@ class LiveGraph:
         reference = next((v for v in values if v.is_floating_point()), torch.empty(()))
         dtype, device = reference.dtype, reference.device
 
-        def fitted(value: Any) -> Any:
-            """Constants and numbers of the import in the dtype and on the device of the parameters."""
-            if isinstance(value, Tensor):
-                key = (id(value), dtype, device)
-                if key not in self._cast:
-                    self._cast[key] = value.to(device, dtype if value.is_floating_point() else None)
-                return self._cast[key]
-            if isinstance(value, torch.dtype):
-                return dtype if value.is_floating_point else value
-            return device if isinstance(value, torch.device) else value
+        def constant(number: int) -> Tensor:
+            key = (number, dtype, device)
+            if key not in self._cast:
+                value = self._constants[number]
+                self._cast[key] = value.to(device, dtype if value.is_floating_point() else None)
+            return self._cast[key]
 
         known = {
             slot: value.to(dtype) if value.is_floating_point() else value for slot, value in enumerate(values)
         }
 
         def resolved(leaf: Any) -> Any:
-            return known[leaf.number] if isinstance(leaf, _Slot) else fitted(leaf)
+            if isinstance(leaf, _Slot):
+                return known[leaf.number]
+            if isinstance(leaf, _Constant):
+                return constant(leaf.number)
+            if isinstance(leaf, torch.dtype):
+                return dtype if leaf.is_floating_point else leaf
+            return device if isinstance(leaf, torch.device) else leaf
 
         for step in self._steps:
             args, kwargs = tree_map(resolved, (step.args, step.kwargs))
@@ -197,8 +223,8 @@ class LiveGraph:
             parts = out if isinstance(out, (tuple, list)) else [out]
             known.update({s: part for s, part in zip(step.results, parts, strict=True) if s is not None})
         live = {
-            id(t): fitted(t) if slot is None else known[slot]
-            for t, slot in zip(self._tensors, self._outputs, strict=True)
+            id(t): constant(i) if slot is None else known[slot]
+            for i, (t, slot) in enumerate(zip(self._tensors, self._outputs, strict=True))
         }
         nodes = [
             replace(node, layer=node.layer.mapped(lambda t: live[id(t)]))

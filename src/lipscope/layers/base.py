@@ -344,6 +344,9 @@ def can_be_written_out(rows: int, columns: int) -> bool:
 class NonlinearLayer(Layer):
     """A one-input layer that acts on differences through slopes."""
 
+    piecewise_linear: ClassVar[bool] = False
+    """Whether its slopes at a point are those all around, but for a set of measure zero."""
+
     @abstractmethod
     def linearize(self, x: Tensor) -> tuple[Tensor, Slope]:
         """The value at x and the slopes there."""
