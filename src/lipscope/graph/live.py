@@ -10,7 +10,7 @@ on the live parameters gives the layers of today, in the parameters' dtype and o
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -75,8 +75,8 @@ class _Recorder(TorchDispatchMode):
     """Notes the operations on the roots and on what follows from them."""
 
     def __init__(self, roots: Mapping[str, Tensor]) -> None:
-        super().__init__()
-        self.slots = WeakTensorKeyDictionary()
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.slots: MutableMapping[Tensor, int] = WeakTensorKeyDictionary()
         self.steps: list[_Step] = []
         self.count = 0
         for tensor in roots.values():
@@ -249,7 +249,7 @@ class LiveGraph:
             imported = from_program(program, self.input_shape, TRACED_BATCH, other)
             pairs = list(zip(replayed.nodes, imported.nodes, strict=False))
             frozen = [
-                a.place for a, b in pairs if a.layer is not None and _numbers(a.layer) != _numbers(b.layer)
+                a.place for a, b in pairs if a.layer and b.layer and _numbers(a.layer) != _numbers(b.layer)
             ]
             x = torch.randn(2, *self.input_shape, generator=generator, dtype=torch.float64)
             y, expected = replayed.evaluate(x), imported.evaluate(x)
