@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import Phase, given, settings
 from strategies import Network, networks, randomised
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
@@ -92,7 +92,7 @@ PENALTIES: dict[str, Callable[[nn.Module, tuple[int, ...]], Penalty]] = {
 # ---- the live graph ---------------------------------------------------------------------------------
 
 
-@settings(max_examples=8)
+@settings(max_examples=5, phases=[Phase.explicit, Phase.generate])
 @given(networks())
 def test_a_live_graph_is_a_new_import_of_the_module_with_other_weights(network: Network) -> None:
     module = network.module
