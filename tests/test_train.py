@@ -150,8 +150,8 @@ def test_gradients_are_those_of_finite_differences(kind: str, network: str) -> N
     x = batch(shape)
     settled = penalty.settle(x, 1e-13)
     value = penalty(x)
-    assert float(value) == pytest.approx(settled, rel=1e-9)
-    assert float(penalty.last) == float(value)
+    assert float(value.detach()) == pytest.approx(settled, rel=1e-9)
+    assert float(penalty.last) == float(value.detach())
     parameters = list(module.parameters())
     gradients = torch.autograd.grad(value, parameters, allow_unused=True)
     generator = torch.Generator().manual_seed(2)
@@ -208,3 +208,192 @@ def test_calls_approach_the_settled_value_from_below(kind: str) -> None:
     settled = PENALTIES[kind](module, shape).settle(x, 1e-12)
     assert max(values) <= settled * (1 + 1e-9)
     assert values[-1] == pytest.approx(settled, rel=1e-3)
+
+
+def test_every_fourth_call_costs_and_counts_four_times() -> None:
+    module, shape = made("mlp")
+    x = batch(shape)
+    penalty = CertifiedPenalty(module, shape)
+    penalty.settle()
+    every = Every(penalty, 4)
+    values = [float(every(x).detach()) for _ in range(8)]
+    assert values == pytest.approx([0, 0, 0, 4 * float(penalty.last)] * 2)
+    assert float(every.last) == float(penalty.last)
+
+
+def test_penalties_see_the_module_in_evaluation_mode() -> None:
+    module, shape = made("convolutional")
+    x = batch(shape)
+    penalty = LocalPenalty(module, shape)
+    expected = penalty.settle(x, 1e-10)
+    module.train()
+    assert penalty.settle(x, 1e-10) == pytest.approx(expected, rel=1e-8)
+    assert module.training
+
+
+def test_a_network_that_stretches_nothing_has_penalty_zero_and_recovers() -> None:
+    module, shape = made("mlp")
+    penalty = LocalPenalty(module, shape)
+    x = batch(shape)
+    last = module[5]
+    weight = last.weight.detach().clone()
+    with torch.no_grad():
+        last.weight.zero_()
+    assert float(penalty(x).detach()) == 0.0
+    with torch.no_grad():
+        last.weight.copy_(weight)
+    values = [float(penalty(x).detach()) for _ in range(40)]
+    assert values[-1] == pytest.approx(LocalPenalty(module, shape).settle(x, 1e-10), rel=1e-4)
+
+
+def test_a_layer_without_a_constant_is_named() -> None:
+    class Gate(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x * x
+
+    module = nn.Sequential(nn.Linear(3, 3), Gate(), nn.Linear(3, 2))
+    with pytest.raises(ModelError, match="Gate"):
+        CertifiedPenalty(module, (3,))
+    assert float(LocalPenalty(module, (3,))(torch.randn(4, 3)).detach()) > 0
+
+
+# ---- constraints ------------------------------------------------------------------------------------
+
+
+def trained(module: nn.Module, shape: tuple[int, ...], steps: int = 4) -> None:
+    """A few steps that blow the weights up."""
+    module.train()
+    optimiser = torch.optim.SGD([p for p in module.parameters() if p.requires_grad], lr=0.5)
+    for i in range(steps):
+        x = batch(shape, 8, seed=i).to(next(module.parameters()).dtype)
+        optimiser.zero_grad()
+        (-module(x).square().sum().sqrt()).backward()
+        optimiser.step()
+    module.eval()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("split", ["even", "proportional"])
+@pytest.mark.parametrize("network", NETWORKS)
+def test_the_certified_bound_of_a_constrained_network_keeps_its_budget(
+    network: str, split: str, dtype: torch.dtype
+) -> None:
+    module, shape = made(network)
+    module.to(dtype)
+    bound = 0.7 if network != "residual" else 3.1
+    budgets = constrain(module, shape, bound, split=split)  # type: ignore[arg-type]
+    assert all(budget > 0 for budget in budgets.values())
+    trained(module, shape)
+    certified = lipscope.analytical(lipscope.from_torch(module, shape))
+    # The blown-up weights fill their budgets, so the bound is kept and used.
+    assert bound * 0.97 < certified.product <= bound
+    x = batch(shape).to(dtype)
+    before = module(x)
+    bake(module)
+    assert not any(parametrize.is_parametrized(part) for part in module.modules())
+    assert torch.equal(module(x), before)
+    assert lipscope.analytical(lipscope.from_torch(module, shape)).product == certified.product
+
+
+CONVOLUTIONS: dict[str, tuple[nn.Module, tuple[int, ...]]] = {
+    "dense": (nn.Linear(7, 5), (7,)),
+    "dense on tokens": (nn.Linear(7, 5), (3, 7)),
+    "strided": (nn.Conv2d(4, 6, 3, stride=2, padding=1, groups=2), (4, 9, 7)),
+    "dilated": (nn.Conv1d(3, 4, 3, dilation=2, padding="same"), (3, 11)),
+    "volume": (nn.Conv3d(2, 2, 2), (2, 4, 4, 3)),
+    "transposed": (nn.ConvTranspose2d(3, 2, 3, stride=2, output_padding=1), (3, 4, 4)),
+    "by the torus": (nn.Conv2d(16, 16, 3, padding=1), (16, 46, 46)),
+}
+
+
+@pytest.mark.parametrize("kind", CONVOLUTIONS)
+def test_a_bounded_layer_holds_its_bound_and_uses_it(kind: str) -> None:
+    layer, shape = CONVOLUTIONS[kind]
+    layer = randomised(copy.deepcopy(layer), 3, gain=4.0).requires_grad_(True).float()
+    spectral(layer, "weight", bound=0.8, input_shape=shape)
+    with torch.no_grad():
+        layer.parametrizations.weight.original.mul_(1.7)
+    layer.eval()
+    norm = lipscope.analytical(lipscope.from_torch(layer, shape)).value
+    assert 0.799 < norm <= 0.8
+    assert layer.parametrizations.weight[0].norm == norm
+    layer.train()
+    weight = layer.weight
+    # In training the power method stands for the proof.
+    torch.testing.assert_close(weight.detach(), layer.eval().weight.detach(), rtol=5e-3, atol=1e-6)
+
+
+def test_gradients_pass_through_the_norm_of_a_bounded_layer() -> None:
+    layer = randomised(nn.Linear(5, 4), 3, gain=3.0).requires_grad_(True)
+    spectral(layer, bound=1.0)
+    layer.train()
+    original = layer.parametrizations.weight.original
+    (found,) = torch.autograd.grad(layer.weight[0].sum(), original)
+    plain = original.detach().clone().requires_grad_(True)
+    (expected,) = torch.autograd.grad((plain / torch.linalg.matrix_norm(plain, 2))[0].sum(), plain)
+    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-5)
+
+
+def test_a_weight_within_its_bound_is_left_alone() -> None:
+    layer = randomised(nn.Linear(5, 4), 3)
+    weight = layer.weight.clone()
+    spectral(layer, bound=100.0)
+    assert torch.equal(layer.weight, weight)
+    assert torch.equal(layer.train().weight, weight)
+
+
+def test_weights_that_change_in_evaluation_mode_are_certified_again() -> None:
+    layer = randomised(nn.Linear(5, 4), 3, gain=3.0)
+    spectral(layer, bound=1.0)
+    state = copy.deepcopy(layer.state_dict())
+    layer.eval()
+    with torch.no_grad():
+        layer.parametrizations.weight.original.mul_(3)
+    assert float(torch.linalg.matrix_norm(layer.weight, 2)) == pytest.approx(1.0, rel=1e-3)
+    layer.load_state_dict(state)
+    assert lipscope.analytical(lipscope.from_torch(layer, (5,))).value <= 1.0
+    copied = copy.deepcopy(layer)
+    with torch.no_grad():
+        copied.parametrizations.weight.original.mul_(5)
+    assert lipscope.analytical(lipscope.from_torch(copied.train(), (5,))).value <= 1.0
+
+
+def test_what_cannot_be_bounded_is_named() -> None:
+    with pytest.raises(UnsupportedLayerError, match="Embedding"):
+        spectral(nn.Embedding(3, 4))
+    with pytest.raises(LipscopeError, match="input_shape"):
+        spectral(nn.Conv2d(1, 1, 3))
+    with pytest.raises(UnsupportedLayerError, match=r"1 \(PReLU\)"):
+        constrain(nn.Sequential(nn.Linear(3, 4), nn.PReLU(4), nn.Linear(4, 2)), (3,), 1.0)
+    with pytest.raises(UnsupportedLayerError, match=r"0 \(Conv2d\).*affine=True"):
+        constrain(nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2, affine=False)), (1, 5, 5), 1.0)
+    with pytest.raises(LipscopeError, match="passes no weight"):
+        constrain(nn.Sequential(Block(2)), (2, 4, 4), 0.9)
+    with pytest.raises(LipscopeError, match="positive"):
+        constrain(nn.Linear(3, 3), (3,), 0.0)
+    module = nn.Linear(3, 3)
+    constrain(module, (3,), 1.0)
+    with pytest.raises(UnsupportedLayerError, match="another parametrization"):
+        constrain(module, (3,), 1.0)
+    with pytest.raises(UnsupportedLayerError, match="no weights"):
+        constrain(nn.ReLU(), (3,), 1.0)
+
+
+def test_a_weight_used_at_two_sizes_is_bounded_at_both() -> None:
+    class Twice(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer, self.pool = nn.Conv1d(2, 2, 3, padding=1), nn.MaxPool1d(2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.layer(self.pool(self.layer(x)))
+
+    module = randomised(Twice(), 4, gain=3.0).requires_grad_(True)
+    assert list(constrain(module, (2, 8), 2.0)) == ["layer.weight"]
+    trained(module, (2, 8))
+    certified = lipscope.analytical(lipscope.from_torch(module, (2, 8)))
+    constants = [layer.constant for layer in certified.layers if layer.layer == "convolution"]
+    # The norm at the larger size decides; that at the smaller one lies below.
+    assert len(constants) == 2
+    assert 0.999 * 2**0.5 < max(constants) <= 2**0.5
+    assert certified.product <= 2.0
