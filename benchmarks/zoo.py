@@ -110,6 +110,7 @@ class Record(BaseModel):
     effective_active: float
     effective_secant: float
     import_seconds: float
+    bound_seconds: float | None = None
     seconds: float
     gigabytes: float
     environment: str
@@ -128,8 +129,10 @@ class Record(BaseModel):
             f"{number(self.mean_local)}, {number(self.max_local)}",
             f"{number(self.effective_active)}, {number(self.effective_secant)}",
             f"{self.import_seconds:.0f}",
+            "–" if self.bound_seconds is None else f"{self.bound_seconds:.0f}",
             f"{self.seconds:.0f}",
             f"{self.gigabytes:.1f}",
+            self.environment,
         ]
         return f"| {' | '.join(cells)} |"
 
@@ -149,7 +152,9 @@ def run(name: str, arguments: argparse.Namespace) -> Record:
     importing = time.perf_counter() - clock
     parameters = sum(p.numel() for p in network.parameters())
     del network
+    clock = time.perf_counter()
     upper = lipscope.analytical(graph)
+    bounding = time.perf_counter() - clock
     device = arguments.device
     local, _ = lipscope.local(graph, samples, tolerance=1e-2, batch_size=2, device=device)
     pairwise = lipscope.empirical(graph, samples, batch_size=2, device=device)
@@ -172,6 +177,7 @@ def run(name: str, arguments: argparse.Namespace) -> Record:
         effective_active=active.value,
         effective_secant=secant.value,
         import_seconds=importing,
+        bound_seconds=bounding,
         seconds=time.perf_counter() - started,
         gigabytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6,
         environment=environment(arguments.device),
@@ -244,14 +250,14 @@ def table() -> str:
         "(`lipscope certify MODEL --ball CENTER RADIUS`). ∞ names the first layer without a constant.",
         "",
         "| network | parameters | layers | upper | lower | L_emp | Lip(x) mean, max | L_eff unit (active, secant) "
-        "| import s | all s | GB |",
-        "|---|---|---|---|---|---|---|---|---|---|---|",
+        "| import s | bound s | all s | GB | ran on |",
+        "|---|---|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for path in sorted(_FOLDER.glob("*.*")):
         if path.suffix == ".json":
             lines.append(Record.model_validate_json(path.read_text()).row())
         elif not path.with_suffix(".json").exists():
-            lines.append(f"| {path.stem} | {path.read_text()[:200]} |" + " |" * 9)
+            lines.append(f"| {path.stem} | {path.read_text()[:200]} |" + " |" * 11)
     lines += [
         "",
         "## Operations",
