@@ -74,6 +74,9 @@ def build(name: str, weights: bool) -> nn.Module:
     if name in ("googlenet", "inception_v3") and not weights:
         settings["init_weights"] = True
     network = torchvision.models.get_model(name, **settings).eval()
+    for head in ("aux1", "aux2", "AuxLogits"):  # of training alone
+        if hasattr(network, head):
+            setattr(network, head, None)
     for part in network.modules():
         if isinstance(part, nn.Linear) and not bool(part.weight.any()):
             nn.init.trunc_normal_(part.weight, std=0.02)  # vision transformers start with a head of zeros
