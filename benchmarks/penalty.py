@@ -158,7 +158,10 @@ def measured(name: str, kinds: list[str], rounds: int, device: str) -> dict[str,
             if number:
                 times[label].append((clock() - started) / steps)
     plain = times["plain"]
-    print(f"\n{name}: batch {batch}, {device}; a plain step takes {statistics.median(plain) * 1e3:.3g} ms", flush=True)
+    print(
+        f"\n{name}: batch {batch}, {device}; a plain step takes {statistics.median(plain) * 1e3:.3g} ms",
+        flush=True,
+    )
     row(WIDTHS, "variant", "ratio", "min–max")
     ratios = {}
     for label, found in times.items():
@@ -168,12 +171,16 @@ def measured(name: str, kinds: list[str], rounds: int, device: str) -> dict[str,
     if "constraint" in runs:
         started = clock()
         runs["constraint"].module.eval()
-        print(f"  certifying the constraint, once an evaluation: {(clock() - started) / statistics.median(plain):.3g} steps")
+        print(
+            f"  certifying the constraint, once an evaluation: {(clock() - started) / statistics.median(plain):.3g} steps"
+        )
     return ratios
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--networks", default=",".join(NETWORKS))
     parser.add_argument("--variants", default="effective,local,certified,constraint")
     parser.add_argument("--rounds", type=int, default=7)
@@ -183,7 +190,8 @@ def main() -> None:
     torch.set_num_threads(1)
     kinds = arguments.variants.split(",")
     found = {
-        name: measured(name, kinds, arguments.rounds, arguments.device) for name in arguments.networks.split(",")
+        name: measured(name, kinds, arguments.rounds, arguments.device)
+        for name in arguments.networks.split(",")
     }
     if arguments.json is not None:
         arguments.json.write_text(json.dumps(found, indent=2) + "\n")

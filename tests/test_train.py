@@ -8,7 +8,6 @@ from collections.abc import Callable
 import pytest
 import torch
 from hypothesis import Phase, given, settings
-from strategies import Network, networks, randomised
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
@@ -25,6 +24,7 @@ from lipscope.train import (
     constrain,
     spectral,
 )
+from strategies import Network, networks, randomised
 
 Made = tuple[nn.Module, tuple[int, ...]]
 
@@ -56,7 +56,9 @@ def convolutional() -> Made:
 
 
 def residual() -> Made:
-    return nn.Sequential(nn.Conv2d(2, 3, 3, padding=1), Block(3), nn.AvgPool2d(2), nn.Flatten(), nn.Linear(12, 4)), (2, 4, 4)  # fmt: skip
+    return nn.Sequential(
+        nn.Conv2d(2, 3, 3, padding=1), Block(3), nn.AvgPool2d(2), nn.Flatten(), nn.Linear(12, 4)
+    ), (2, 4, 4)  # fmt: skip
 
 
 NETWORKS: dict[str, Callable[[], Made]] = {
@@ -185,15 +187,21 @@ def test_settled_values_are_those_of_the_quantities(network: str) -> None:
     slopes = lipscope.mean_slopes(graph, samples, dtype=torch.float64)
     for level in ("scalar", "channel", "unit"):
         expected = lipscope.effective(slopes, level, "active")[0].value
-        assert EffectivePenalty(module, shape, level=level).settle(x, 1e-9) == pytest.approx(expected, rel=1e-5)
+        assert EffectivePenalty(module, shape, level=level).settle(x, 1e-9) == pytest.approx(
+            expected, rel=1e-5
+        )
     two = lipscope.load_samples(x[:2])
     slopes = lipscope.mean_slopes(graph, two, dtype=torch.float64)
     for level in ("scalar", "channel", "unit"):
         penalty = EffectivePenalty(module, shape, level=level, reading="secant", samples=2)
         expected = lipscope.effective(slopes, level, "secant")[0].value
         assert penalty.settle(x, 1e-9) == pytest.approx(expected, rel=1e-5)
-    full = lipscope.mean_jacobian_norm(lipscope.mean_slopes(graph, samples, dtype=torch.float64), samples, "active")
-    assert EffectivePenalty(module, shape, level="full").settle(x, 1e-9) == pytest.approx(full.value, rel=1e-3)
+    full = lipscope.mean_jacobian_norm(
+        lipscope.mean_slopes(graph, samples, dtype=torch.float64), samples, "active"
+    )
+    assert EffectivePenalty(module, shape, level="full").settle(x, 1e-9) == pytest.approx(
+        full.value, rel=1e-3
+    )
     assert CertifiedPenalty(module, shape).settle(tolerance=1e-10) == pytest.approx(
         lipscope.analytical(graph).product, rel=1e-8
     )

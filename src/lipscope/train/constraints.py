@@ -97,13 +97,14 @@ class SpectralBound(nn.Module):
         bound: the largest norm allowed.
         scale: what the weight is multiplied by, without dimensions.
         norm: the certified norm when it was last computed.
+        unscaled: the certified norm of the weight itself, at its first certification.
     """
 
     scale: Tensor
 
     def __init__(self, owner: nn.Module, name: str, places: Sequence[_Place], bound: float) -> None:
         super().__init__()
-        self.bound, self.norm = bound, math.nan
+        self.bound, self.norm, self.unscaled = bound, math.nan, math.nan
         self.register_buffer("scale", torch.ones_like(_held(owner, name).detach().flatten()[:1].squeeze(0)))
         # In lists, so that they are not registered as parts of this module.
         self._owner, self._places, self._name = [owner], list(places), name
@@ -148,6 +149,8 @@ class SpectralBound(nn.Module):
         for _ in range(_ATTEMPTS):
             norms = [place.certified(weight * self.scale) for place in self._places]
             self.norm, scale = max(norms), float(self.scale)
+            if math.isnan(self.unscaled):
+                self.unscaled = self.norm
             if self.norm <= self.bound and (scale == 1 or self.norm >= self.bound * (1 - _SLACK)):
                 break
             if self.norm > 0:
