@@ -66,6 +66,11 @@ class Every:
         self.penalty, self.steps, self._calls = penalty, steps, 0
 
     @property
+    def live(self) -> LiveGraph:
+        """The penalised graph."""
+        return self.penalty.live
+
+    @property
     def last(self) -> Tensor:
         """The constant when it was last computed."""
         return self.penalty.last
