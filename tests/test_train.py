@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
 from hypothesis import Phase, given, settings
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
+from typer.testing import CliRunner
 
 import lipscope
+from lipscope.cli import app
 from lipscope.errors import LipscopeError, ModelError, UnsupportedLayerError
 from lipscope.graph import LiveGraph
+from lipscope.results import Constrained
 from lipscope.train import (
     CertifiedPenalty,
     EffectivePenalty,
@@ -405,3 +409,82 @@ def test_a_weight_used_at_two_sizes_is_bounded_at_both() -> None:
     assert len(constants) == 2
     assert 0.999 * 2**0.5 < max(constants) <= 2**0.5
     assert certified.product <= 2.0
+
+
+# ---- the command ------------------------------------------------------------------------------------
+
+
+MODEL = """
+from torch import nn
+
+def build():
+    return nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(64, 3))
+"""
+
+
+def test_the_command_writes_weights_that_keep_the_bound(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "net.py").write_text(MODEL)
+    arguments = [
+        "constrain",
+        "net.py:build",
+        "--input-shape",
+        "1x6x6",
+        "--max",
+        "0.25",
+        "--output",
+        "out/w.safetensors",
+    ]
+    found = CliRunner().invoke(app, arguments)
+    assert found.exit_code == 0, found.output
+    assert "L ≤ 0.25" in found.output
+    result = Constrained.from_json((tmp_path / "out" / "w.json").read_text())
+    module = lipscope.load_model("net.py:build", Path("out/w.safetensors")).module
+    graph = lipscope.from_torch(module, (1, 6, 6))
+    assert lipscope.analytical(graph).value == result.after <= 0.25 < result.before
+    assert graph.fingerprint() == result.fingerprint
+    assert [w.name for w in result.weights] == ["1.weight", "4.weight"]
+    assert all(w.after <= w.bound and 0 < w.scale < 1 for w in result.weights)
+    assert [w.before * w.scale for w in result.weights] == pytest.approx(
+        [w.after for w in result.weights], rel=1e-5
+    )
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--max", "1", "--output", "w.pt", "--input-shape", "1x6x6"], "written as .safetensors"),
+        (["--max", "1", "--output", "w.safetensors"], "--input-shape"),
+        (["--max", "-1", "--output", "w.safetensors", "--input-shape", "1x6x6"], "positive number"),
+    ],
+)
+def test_the_command_says_what_is_wrong(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: list[str], message: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "net.py").write_text(MODEL)
+    found = CliRunner().invoke(app, ["constrain", "net.py:build", *options])
+    assert isinstance(found.exception, LipscopeError)
+    assert message in str(found.exception)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("kind", PENALTIES)
+def test_penalties_and_constraints_on_a_device(kind: str) -> None:
+    module, shape = made("residual")
+    x = batch(shape)
+    expected = PENALTIES[kind](module, shape).settle(x, 1e-8)
+    module.to("cuda", torch.float32)
+    penalty = PENALTIES[kind](module, shape)
+    x = x.to("cuda", torch.float32)
+    assert penalty.settle(x, 1e-5) == pytest.approx(expected, rel=1e-3)
+    penalty(x).backward()
+    assert module[0].weight.grad is not None
+    assert module[0].weight.grad.is_cuda
+    constrain(module, shape, 3.0)
+    module.train()
+    module(x).sum().backward()
+    module.eval()
+    assert lipscope.analytical(lipscope.from_torch(module, shape)).product <= 3.0

@@ -96,15 +96,17 @@ class SpectralBound(nn.Module):
     Attributes:
         bound: the largest norm allowed.
         scale: what the weight is multiplied by, without dimensions.
+        unscaled: the certified norm of the weight as it was when the bound was set.
         norm: the certified norm when it was last computed.
-        unscaled: the certified norm of the weight itself, at its first certification.
     """
 
     scale: Tensor
 
-    def __init__(self, owner: nn.Module, name: str, places: Sequence[_Place], bound: float) -> None:
+    def __init__(
+        self, owner: nn.Module, name: str, places: Sequence[_Place], bound: float, unscaled: float
+    ) -> None:
         super().__init__()
-        self.bound, self.norm, self.unscaled = bound, math.nan, math.nan
+        self.bound, self.unscaled, self.norm = bound, unscaled, unscaled
         self.register_buffer("scale", torch.ones_like(_held(owner, name).detach().flatten()[:1].squeeze(0)))
         # In lists, so that they are not registered as parts of this module.
         self._owner, self._places, self._name = [owner], list(places), name
@@ -149,8 +151,6 @@ class SpectralBound(nn.Module):
         for _ in range(_ATTEMPTS):
             norms = [place.certified(weight * self.scale) for place in self._places]
             self.norm, scale = max(norms), float(self.scale)
-            if math.isnan(self.unscaled):
-                self.unscaled = self.norm
             if self.norm <= self.bound and (scale == 1 or self.norm >= self.bound * (1 - _SLACK)):
                 break
             if self.norm > 0:
@@ -260,7 +260,8 @@ def constrain(
     budgets = {name: weights[name] * share for name in places}
     for name, found in places.items():
         owner, attribute = _owner(module, name)
-        parametrization = SpectralBound(owner, attribute, list(found.values()), budgets[name])
+        unscaled = max(norms.constants[index] for index in found)
+        parametrization = SpectralBound(owner, attribute, list(found.values()), budgets[name], unscaled)
         parametrize.register_parametrization(owner, attribute, parametrization)
         parametrization._certify(_held(owner, attribute))
     return budgets
