@@ -488,3 +488,18 @@ def test_penalties_and_constraints_on_a_device(kind: str) -> None:
     module(x).sum().backward()
     module.eval()
     assert lipscope.analytical(lipscope.from_torch(module, shape)).product <= 3.0
+
+
+def test_autocast_leaves_penalties_and_norms_in_full_precision() -> None:
+    module, shape = made("convolutional")
+    module.float()
+    x = batch(shape).float()
+    penalty = LocalPenalty(module, shape)
+    penalty.settle(x, 1e-6)
+    expected = float(penalty(x).detach())
+    layer = randomised(nn.Linear(5, 4), 3, gain=3.0).requires_grad_(True).float()
+    spectral(layer, bound=1.0)
+    weight = layer.train().weight.detach()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert float(penalty(x).detach()) == pytest.approx(expected, rel=1e-5)
+        torch.testing.assert_close(layer.weight.detach(), weight, rtol=1e-4, atol=1e-6)

@@ -120,10 +120,11 @@ class SpectralBound(nn.Module):
         if not self.training:
             self._certify(weight)
             return weight * self.scale
-        norms = [
-            ratio * layer_norm(place.at(weight), place.followed)
-            for ratio, place in zip(self._ratios, self._places, strict=True)
-        ]
+        with torch.autocast(weight.device.type, enabled=False):
+            norms = [
+                ratio * layer_norm(place.at(weight), place.followed)
+                for ratio, place in zip(self._ratios, self._places, strict=True)
+            ]
         scale = (self.bound / torch.stack(norms).max().clamp_min(torch.finfo(weight.dtype).tiny)).clamp(max=1)
         self.scale.copy_(scale.detach())
         return weight * scale
@@ -314,9 +315,11 @@ def _place(live: LiveGraph, index: int) -> tuple[str | None, _Place]:
     if not isinstance(layer, (Dense, Convolution, TransposedConvolution, Scaling)):
         kind = "" if layer is None else layer.kind
         raise refused(f"the norm of a {kind} with parameters cannot be bounded in training")
-    tensors = layer.parameters()
-    weight = layer.factor if isinstance(layer, Scaling) else _weight(layer)
-    tensor = next(i for i, t in enumerate(tensors) if t is weight)
+    weight = _weight(layer)
+    # Offsets play no part in norms.
+    bare = replace(layer, offset=None)
+    network = network.with_layer(1, bare)
+    tensor = next(i for i, t in enumerate(bare.parameters()) if t is weight)
     names = live.sources(weight)
     owners = {name: _owner(live.module, name)[0] for name in names}
     norms = {id(owner): owner for owner in owners.values() if isinstance(owner, _BatchNorm)}
@@ -332,16 +335,16 @@ def _place(live: LiveGraph, index: int) -> tuple[str | None, _Place]:
         others = [name for name, owner in owners.items() if owner is not norm]
         place = _Place(network, tensor, norm=norm)
         if others:
-            if not isinstance(layer, (Dense, Convolution)):
+            if not isinstance(bare, (Dense, Convolution)):
                 raise refused("a batch norm behind it cannot be bounded")
-            network = network.with_layer(1, replace(layer, entry_error=0.0))
+            network = network.with_layer(1, replace(bare, entry_error=0.0))
             place = _Place(network, tensor, owners[others[0]], norm)
         name = gain
     else:
         name, others = next(iter(names)), list(names)
         place = _Place(network, tensor)
     value = _held(*_owner(live.module, name)).detach().to("cpu", torch.float64)
-    if len(others) > 1 or not _same(place.at(value).nodes[-1].layer, layer, tensor):
+    if len(others) > 1 or not _same(place.at(value).nodes[-1].layer, bare, weight):
         raise refused(
             f"its weights are computed from {', '.join(sorted(names))} in a way that cannot be bounded: use a "
             "plain layer, without another parametrization"
@@ -349,20 +352,21 @@ def _place(live: LiveGraph, index: int) -> tuple[str | None, _Place]:
     return name, place
 
 
-def _weight(layer: Dense | Convolution | TransposedConvolution) -> Tensor:
-    return layer.adjoint.weight if isinstance(layer, TransposedConvolution) else layer.weight
+def _weight(layer: LinearLayer) -> Tensor:
+    """The tensor that decides the layer's norm."""
+    if isinstance(layer, Scaling):
+        return layer.factor
+    if isinstance(layer, TransposedConvolution):
+        return layer.adjoint.weight
+    assert isinstance(layer, (Dense, Convolution))
+    return layer.weight
 
 
-def _same(made: Layer | None, layer: Layer, tensor: int) -> bool:
+def _same(made: Layer | None, layer: LinearLayer, weight: Tensor) -> bool:
     """Whether a layer was made as the import made it: the same weight, with the same uncertainty."""
-    if (
-        not isinstance(made, LinearLayer)
-        or not isinstance(layer, LinearLayer)
-        or type(made) is not type(layer)
-    ):
+    if not isinstance(made, LinearLayer) or type(made) is not type(layer):
         return False
-    ours, theirs = made.parameters()[tensor], layer.parameters()[tensor]
-    return torch.equal(ours, theirs) and made.entry_error == layer.entry_error
+    return torch.equal(_weight(made), weight) and made.entry_error == layer.entry_error
 
 
 def _with_tensor(layer: Layer, tensor: int, value: Tensor) -> Layer:

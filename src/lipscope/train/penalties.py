@@ -39,7 +39,10 @@ class Penalty(ABC):
 
     def __call__(self, x: Tensor) -> Tensor:
         """The constant at a batch (B, *input_shape) of the module's inputs: a tensor without dimensions."""
-        value = self.value(x)
+        parameter = next(self.live.module.parameters(), x)
+        # Singular vectors would be followed badly in half precision.
+        with torch.autocast(parameter.device.type, enabled=False):
+            value = self.value(x)
         self.last = value.detach()
         return value
 
@@ -257,9 +260,7 @@ class CertifiedPenalty(Penalty):
 
     def __call__(self, x: Tensor | None = None) -> Tensor:
         """The product bound; it needs no inputs."""
-        value = self.value(x)
-        self.last = value.detach()
-        return value
+        return super().__call__(torch.empty(0) if x is None else x)
 
     def value(self, x: Tensor | None = None) -> Tensor:
         """The product of ‖T v‖ over the layers, v near each one's leading right singular vector."""
