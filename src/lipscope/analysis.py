@@ -26,7 +26,9 @@ from .quantities import (
     ascent,
     effective,
     empirical,
+    input_moments,
     local,
+    mean_field_theory,
     mean_jacobian_norm,
     mean_slopes,
     mid_range,
@@ -43,6 +45,7 @@ from .results import (
     Empirical,
     LayerSlope,
     Local,
+    MeanField,
     MidRange,
     Result,
     SecondMoment,
@@ -68,6 +71,8 @@ _LEVELS: tuple[tuple[Level, Reading], ...] = (
 )
 
 _STARTS = 4
+_MOMENTS = 64
+"""Samples behind the moments of the inputs."""
 
 Precision = Literal["float32", "float64", "bfloat16", "float16"]
 """What the estimates may be computed in."""
@@ -222,6 +227,7 @@ class _Job:
         pointwise = once("local", Local, self._local)
         distances = once("mid_range", MidRange, self._mid_range)
         lost = once("slack", Slack, lambda: (self._slack(upper, pointwise, averaged.slopes), None))
+        random = once("mean_field", MeanField, lambda: (self._mean_field(averaged.slopes), None))
         climbed = self._ascent(pointwise)
         result = Result(
             model=model_info(self.graph, label),
@@ -242,6 +248,7 @@ class _Job:
             slopes=averaged.slopes,
             slope_pairs=averaged.pairs,
             slack=lost,
+            mean_field=random,
             provenance=provenance(started, clock, self.options.seed, self.options.device, self.options.dtype),
         )
         if self.stages.folder is not None:
@@ -305,6 +312,10 @@ class _Job:
 
     def _mid_range(self) -> tuple[MidRange, None]:
         return mid_range(self.graph, self.samples, **self._numerics), None
+
+    def _mean_field(self, slopes: list[LayerSlope]) -> MeanField:
+        moments = input_moments(self.graph, self.samples.take(_MOMENTS, self.options.seed))
+        return mean_field_theory(self.graph, moments, slopes)
 
     def _slack(self, bounds: Analytical, pointwise: Local, slopes: list[LayerSlope]) -> Slack:
         place = pointwise.steepest
