@@ -38,6 +38,8 @@ def mean_field_figure(report: MeanFieldReport) -> Figure:
     factors.axhline(1, color=MUTED, linewidth=0.8, linestyle="--")
     factors.set_ylabel("χ: growth of ‖J‖²_F per unit over the layer")
     factors.set_yscale("log")
+    factors.yaxis.set_major_formatter("{x:g}")
+    factors.yaxis.set_minor_formatter("{x:.1g}")
     factors.legend(frameon=False, fontsize=7.5)
     figure.suptitle(f"{report.model.name}: random weights of the same variances, and these", fontsize=9.5)
     return figure

@@ -25,6 +25,7 @@ _ORDER = 8
 _INNER, _OUTER = 17, 9
 """Panels over the values of a unit, and over what it shares with others, which smooths what follows."""
 _GRADED = (0.5, 1.0, 2.0, 4.0, 8.0)
+_ABOUT = (-4.0, -2.0, -1.0, 0.0, 1.0, 2.0, 4.0)
 _SHARED_AT_ONCE = 16
 _TINY = 1e-150
 
@@ -144,13 +145,10 @@ def _shared(law: Law, variance: float, rest: float) -> tuple[Tensor, Tensor]:
         return torch.tensor([law.mean], dtype=torch.float64), torch.ones(1, dtype=torch.float64)
     scale = math.sqrt(variance)
     sharp = math.sqrt(max(rest, 0.0)) / scale
-    distances = [0.0, *(width * sharp for width in _GRADED if width * sharp < 1)]
-    breaks = [
-        (kink - law.mean) / scale + side * distance
-        for kink in kinks(law.steps)
-        for distance in distances
-        for side in (-1, 1)
-    ]
+    breaks = [(place - law.mean) / scale for place in _places(law.steps)]
+    distances = [width * sharp for width in _GRADED if width * sharp < 1]
+    for kink in _kinks(law.steps):
+        breaks += [(kink - law.mean) / scale + side * distance for distance in distances for side in (-1, 1)]
     z, weights = _panels(torch.tensor([breaks], dtype=torch.float64), _OUTER)
     return law.mean + scale * z[0], weights[0]
 
@@ -168,7 +166,7 @@ class _Nodes:
 def _conditional(law: Law, centre: Tensor, variance: float) -> _Nodes:
     """The unit with mean `centre` (n,) and what is left of its variance; cells of a window are independent."""
     scale = math.sqrt(max(variance, 0.0))
-    at = torch.tensor(kinks(law.steps), dtype=torch.float64)
+    at = torch.tensor(_places(law.steps), dtype=torch.float64)
     z, weights = _panels((at - centre[:, None]) / max(scale, _TINY), _INNER)
     values = centre[:, None] + scale * z
     last = product = torch.ones_like(values)
@@ -182,13 +180,21 @@ def _conditional(law: Law, centre: Tensor, variance: float) -> _Nodes:
     return _Nodes(values, weights, product, last)
 
 
-def kinks(steps: Sequence[Step]) -> tuple[float, ...]:
-    """Where the first activation is not smooth, or bends."""
+def _kinks(steps: Sequence[Step]) -> tuple[float, ...]:
+    """Where the first activation is not smooth, or bends most."""
     first = next((step for step in steps if isinstance(step, Activation)), None)
     if isinstance(first, PiecewiseLinear):
         return tuple(kink for kink in first.kinks if math.isfinite(kink))
     bends = () if first is None else first.bends or ()
     return tuple(sorted({(bend.first + bend.last) / 2 for bend in bends}))
+
+
+def _places(steps: Sequence[Step]) -> tuple[float, ...]:
+    """Where panels end: kinks, and for smooth activations places about them, closer than a wide Gaussian's panels."""
+    found = _kinks(steps)
+    if not steps or any(isinstance(step, PiecewiseLinear) for step in steps):
+        return found
+    return tuple(sorted({place + distance for place in (0.0, *found) for distance in _ABOUT}))
 
 
 def _panels(breaks: Tensor, count: int) -> tuple[Tensor, Tensor]:

@@ -42,6 +42,8 @@ _STEP = 1e-4
 """Relative change of q_0 behind the sensitivity of lengths, predicted."""
 _STRETCH = 1.02
 """The factor of inputs behind the same, measured: large against the rounding of float32."""
+_STREAM = 0x6D66 << 32
+"""Added to seeds: numbers drawn here must not be those that the network's weights were drawn from."""
 
 
 def mean_field_theory(
@@ -135,8 +137,8 @@ def mean_field(
         count = len(inputs)
         moments = input_moments(graph, inputs, batch_size)
     theory = mean_field_theory(graph, moments)
-    taken = _Measurements(graph.to(dtype, device), probes, theory.spectral_edge is not None, seed)
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(_STREAM + seed)
+    taken = _Measurements(graph.to(dtype, device), probes, theory.spectral_edge is not None, generator)
     # In random order: neighbours are compared, and data are often sorted by class.
     order = torch.randperm(count, generator=generator).tolist()
     for start in range(0, count, batch_size):
@@ -270,9 +272,8 @@ def _known(value: float | None) -> Measured | None:
 class _Measurements:
     """What the network does, as one number an input for every quantity and node."""
 
-    def __init__(self, graph: Graph, probes: int, norms: bool, seed: int) -> None:
-        self.graph, self.probes, self.norms, self.seed = graph, probes, norms, seed
-        self.generator = torch.Generator().manual_seed(seed)
+    def __init__(self, graph: Graph, probes: int, norms: bool, generator: torch.Generator) -> None:
+        self.graph, self.probes, self.norms, self.generator = graph, probes, norms, generator
         self.last, _ = _last_activation(graph)
         self.values: defaultdict[tuple[str, int], list[Tensor]] = defaultdict(list)
 
@@ -308,7 +309,7 @@ class _Measurements:
 
         jacobian.matvec(v.to(x.device, x.dtype), watch)
         if self.norms:
-            found = spectral_norm(jacobian, tolerance=1e-3, seed=self.seed, dtype=x.dtype, device=x.device)
+            found = spectral_norm(jacobian, tolerance=1e-3, dtype=x.dtype, device=x.device)
             self._keep("norm", INPUT, found.value)
 
     def _stretched(self, x: Tensor) -> None:
