@@ -230,16 +230,10 @@ def test_correlations_of_inputs_follow_the_correlation_map() -> None:
     common = torch.randn(1, 400)
     samples = lipscope.load_samples(0.8 * common + 0.6 * torch.randn(40, 400))
     ratios = []
+    layers = [nn.Linear(400, 400), nn.ReLU(), nn.Linear(400, 400), nn.ReLU(), nn.Linear(400, 400), nn.Tanh()]
+    graph = imported(layers, 400)
     for seed in range(4):
-        layers = [
-            nn.Linear(400, 400),
-            nn.ReLU(),
-            nn.Linear(400, 400),
-            nn.ReLU(),
-            nn.Linear(400, 400),
-            nn.Tanh(),
-        ]
-        graph = lipscope.from_torch(random_network(layers, seed, gain=2.0, bias=0.0), (400,))
+        redrawn(graph, seed, gain=2.0, bias=0.0)
         found = lipscope.mean_field(graph, samples, count=40)
         assert found.input_correlation == pytest.approx(0.64, abs=0.05)
         ratios.append([row.measured.correlation.value / row.predicted.correlation for row in found.layers])
@@ -341,10 +335,9 @@ def test_moments_of_inputs_are_those_of_all_pairs_of_cells() -> None:
 
 
 def test_analyze_keeps_the_theory_beside_the_slopes() -> None:
-    module = random_network([nn.Linear(10, 20), nn.ReLU(), nn.Linear(20, 4)], 0, gain=2.0, bias=0.1)
-    result = lipscope.analyze(
-        module, gaussian(12, (10,)), options=lipscope.Options(effort="none", jacobians=0)
-    )
+    graph = redrawn(imported([nn.Linear(10, 20), nn.ReLU(), nn.Linear(20, 4)], 10), 0, gain=2.0, bias=0.1)
+    options = lipscope.Options(effort="none", jacobians=0)
+    result = lipscope.analyze(graph, gaussian(12, (10,)), options=options)
     (row,) = result.mean_field.layers
     assert row.measured.slope.value == result.slopes[0].active
     assert row.predicted.slope == pytest.approx(0.5)
