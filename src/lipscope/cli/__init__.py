@@ -4,13 +4,14 @@ Heavy imports happen inside the commands, so that `lipscope --help` answers at o
 file and name it below, in the order of `lipscope --help`.
 """
 
-from . import analyze, certify, inspect, mean_field, report, verify, models, schema  # isort: skip
+from . import analyze, certify, inspect, mean_field, concentration, report, verify, models, schema  # isort: skip
 from .app import app, main
 
 __all__ = [
     "analyze",
     "app",
     "certify",
+    "concentration",
     "inspect",
     "main",
     "mean_field",

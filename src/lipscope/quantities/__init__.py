@@ -3,6 +3,7 @@
 from .analytical import analytical
 from .ascent import ascent
 from .ball import ball
+from .concentration import concentration, noise_ball
 from .effective import MeanSlopes, effective, mean_slopes, scalar_slopes
 from .empirical import empirical
 from .exact import exact
@@ -21,6 +22,7 @@ __all__ = [
     "analytical",
     "ascent",
     "ball",
+    "concentration",
     "effective",
     "empirical",
     "evaluate_pair",
@@ -32,6 +34,7 @@ __all__ = [
     "mean_jacobian_norm",
     "mean_slopes",
     "mid_range",
+    "noise_ball",
     "operator_norm_upper",
     "operator_product",
     "product_bound",

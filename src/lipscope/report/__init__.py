@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from .concentration import print_concentration
 from .html import render_html, write_html
 from .mean_field import print_mean_field
 from .terminal import print_bracket, print_checks, print_inspection, print_result
@@ -9,6 +10,7 @@ from .terminal import print_bracket, print_checks, print_inspection, print_resul
 __all__ = [
     "print_bracket",
     "print_checks",
+    "print_concentration",
     "print_inspection",
     "print_mean_field",
     "print_result",

@@ -6,6 +6,7 @@ Euclidean-to-Euclidean Lipschitz constants (norm out per norm in); `squared` is 
 since the source's tables print squared ratios.
 """
 
+from .concentration import Concentration, ConcentrationReport, Tail, TailLevel, TailPoint
 from .mean_field import (
     DepthScale,
     FieldMeasurement,
@@ -52,6 +53,8 @@ __all__ = [
     "Certified",
     "CertifiedPiece",
     "Check",
+    "Concentration",
+    "ConcentrationReport",
     "Cost",
     "DataInfo",
     "DepthScale",
@@ -87,6 +90,9 @@ __all__ = [
     "Slack",
     "StretchBin",
     "StretchCurve",
+    "Tail",
+    "TailLevel",
+    "TailPoint",
     "UnboundedLayer",
     "UpperBound",
     "Witness",
