@@ -24,7 +24,11 @@ def concentration_figure(report: ConcentrationReport) -> Figure:
         deviations = [p.deviation for p in tail.points]
         axes.plot(deviations, [p.bound for p in tail.points], color=UPPER, label="proved, from L")
         axes.plot(
-            deviations, [p.local for p in tail.points], "--", color=MUTED, label="same with Lip(x): no bound"
+            deviations,
+            [p.local for p in tail.points],
+            "--",
+            color=MUTED,
+            label="the same for J(x) alone: no bound",
         )
         axes.fill_between(
             deviations,

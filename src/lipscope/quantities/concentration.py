@@ -31,6 +31,7 @@ from scipy.special import betaincinv
 from torch import Tensor
 
 from ..graph import INPUT, Graph
+from ..jacobian import linearize
 from ..layers import LinearLayer
 from ..progress import Progress, silent
 from ..results import Ball, Concentration, Cost, Tail, TailLevel, TailPoint, UpperBound
@@ -48,6 +49,7 @@ _LEAST = 1e-6
 _LEAVES = 1e-9
 """The probability to leave the ball that is aimed at."""
 _CONFIDENCE = 0.99
+_PROBES = 16
 _FIRST = 4
 """One in so many draws more gives the mean that deviations are measured from."""
 _STREAM = 0x636F << 32
@@ -153,12 +155,11 @@ def concentration(
     rank = min(math.prod(graph.nodes[cut].shape) for cut in graph.cuts())
     working = graph.to(dtype, device)
     at = center.to(device, dtype)
-    _, singular = norms_at(working, at.unsqueeze(0), 1e-3, seed)
-    local = float(singular.value)
     proved = _proxies(law, sigma, lipschitz, squares, rank)
-    # As if the constant were Lip(x) everywhere, and the sum of its squares over the inputs no more than rank allows.
-    likely = _proxies(law, sigma, local, local * local * rank, rank)
     drawn = _Draws(working, at, sigma, law, batch_size, seed)
+    local, frobenius = _at_center(working, at, drawn.generator, seed)
+    # As if the network were linear; entries of all three laws are sub-Gaussian with the parameter σ².
+    likely = _Proxies((local * sigma) ** 2, frobenius * sigma)
     first = max(2, draws // _FIRST)
     total = first + draws
     mean, variance = _moments(drawn.outputs(first), progress, total)
@@ -186,6 +187,7 @@ def concentration(
         column_squares=squares,
         variance_proxy=proved.variance,
         local=local,
+        local_frobenius=frobenius,
         tails=tails,
         draws=draws,
         confidence=_CONFIDENCE,
@@ -235,6 +237,15 @@ class _Draws:
         if self.law == "uniform":
             return math.sqrt(12) * (uniform - 0.5)
         return torch.where(uniform < 0.5, -1.0, 1.0)
+
+
+def _at_center(graph: Graph, center: Tensor, generator: torch.Generator, seed: int) -> tuple[float, float]:
+    """Lip(x) and ‖J(x)‖_F at the centre, the latter by Hutchinson's estimator."""
+    _, found = norms_at(graph, center.unsqueeze(0), 1e-3, seed)
+    jacobian = linearize(graph, graph.linearize_at(center.unsqueeze(0))[1])
+    v = torch.randn(_PROBES, 1, *center.shape, generator=generator).to(center.device, center.dtype)
+    squares = jacobian.matvec(v).flatten(1).square().sum(1)
+    return float(found.value), math.sqrt(float(squares.mean()))
 
 
 def _moments(batches: Iterator[Tensor], progress: Progress, total: int) -> tuple[Tensor, Tensor]:

@@ -28,7 +28,7 @@ def print_concentration(report: ConcentrationReport, console: Console) -> None:
     table.add_column(shown(console, "Deviation from the mean\nexceeded with probability"), no_wrap=True)
     for tail in found.tails:
         what = "all, in norm" if tail.statistic == "norm" else f"output {tail.index}"
-        for how in ("proved", "by Lip(x)", "measured"):
+        for how in ("proved", "by J(x)", "measured"):
             table.add_column(shown(console, f"{what}\n{how}"), justify="right")
     for rows in zip(*(tail.levels for tail in found.tails), strict=True):
         cells = [cell for row in rows for cell in _cells(row)]

@@ -18,7 +18,7 @@ class TailPoint(Record):
 
     deviation: float
     bound: float = Field(description="proved; upper")
-    local: float = Field(description="the same formula with Lip(x) in place of L: no bound; estimate")
+    local: float = Field(description="the same for the linear map J(x): no bound; estimate")
     measured: float = Field(description="fraction of draws; estimate")
     low: float = Field(description="lower end of the Clopper–Pearson interval")
     high: float = Field(description="upper end")
@@ -29,7 +29,7 @@ class TailLevel(Record):
 
     probability: float
     proved: float = Field(description="upper; ∞ where leaving the ball alone is more probable")
-    local: float = Field(description="with Lip(x) in place of L: no bound; estimate")
+    local: float = Field(description="the same for the linear map J(x): no bound; estimate")
     measured: float | None = Field(description="estimate; None where there are too few draws")
 
 
@@ -69,6 +69,7 @@ class Concentration(Record):
     )
     variance_proxy: float = Field(description="V; upper")
     local: float = Field(description="Lip(x) at the centre; estimate")
+    local_frobenius: float = Field(description="‖J(x)‖_F there, by random probes; estimate")
     tails: list[Tail]
     draws: int = Field(description="draws behind the measured tails")
     confidence: float = Field(description="of each Clopper–Pearson interval alone")
