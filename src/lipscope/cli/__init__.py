@@ -4,16 +4,29 @@ Heavy imports happen inside the commands, so that `lipscope --help` answers at o
 file and name it below, in the order of `lipscope --help`.
 """
 
-from . import analyze, certify, inspect, constrain, report, verify, models, schema  # isort: skip
+from . import (  # isort: skip
+    analyze,
+    certify,
+    inspect,
+    report,
+    verify,
+    constrain,
+    mean_field,
+    concentration,
+    models,
+    schema,
+)
 from .app import app, main
 
 __all__ = [
     "analyze",
     "app",
     "certify",
+    "concentration",
     "constrain",
     "inspect",
     "main",
+    "mean_field",
     "models",
     "report",
     "schema",

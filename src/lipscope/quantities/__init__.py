@@ -3,10 +3,13 @@
 from .analytical import analytical
 from .ascent import ascent
 from .ball import ball
+from .concentration import concentration, noise_ball
 from .effective import MeanSlopes, effective, mean_slopes, scalar_slopes
 from .empirical import empirical
 from .exact import exact
+from .input_moments import input_moments
 from .local import local
+from .mean_field import mean_field, mean_field_theory
 from .mid_range import mid_range
 from .operator_product import operator_norm_upper, operator_product, product_bound
 from .sketch import mean_jacobian_norm, second_moment
@@ -19,14 +22,19 @@ __all__ = [
     "analytical",
     "ascent",
     "ball",
+    "concentration",
     "effective",
     "empirical",
     "evaluate_pair",
     "exact",
+    "input_moments",
     "local",
+    "mean_field",
+    "mean_field_theory",
     "mean_jacobian_norm",
     "mean_slopes",
     "mid_range",
+    "noise_ball",
     "operator_norm_upper",
     "operator_product",
     "product_bound",

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from .concentration import print_concentration
 from .constrained import print_constrained
 from .html import render_html, write_html
+from .mean_field import print_mean_field
 from .terminal import print_bracket, print_checks, print_inspection, print_result
 
 __all__ = [
     "print_bracket",
     "print_checks",
+    "print_concentration",
     "print_constrained",
     "print_inspection",
+    "print_mean_field",
     "print_result",
     "render_html",
     "write_html",
