@@ -23,7 +23,6 @@ Product = Callable[[Tensor], Tensor]
 """A V for a block of rows V (P, n)."""
 
 
-
 @dataclass(frozen=True)
 class Eigenpairs:
     """Ritz pairs: `values` (k,) float64, largest first; `vectors` (k, n), orthonormal; `residuals` (k,) ‖A v − θ v‖.

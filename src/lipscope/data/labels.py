@@ -45,6 +45,15 @@ class Labels:
         """Samples of each class."""
         return np.bincount(self.index, minlength=len(self.classes)).astype(np.int64)
 
+    @property
+    def outputs(self) -> npt.NDArray[np.int64]:
+        """The number of the classifier's output for each sample: the label if all are whole numbers, else its place."""
+        try:
+            numbers = np.array([int(name) for name in self.classes], np.int64)
+        except ValueError:
+            return self.index
+        return numbers[self.index]
+
     def select(self, chosen: Sequence[int]) -> Labels:
         """The labels of the samples at the indices; classes without any are dropped."""
         present, index = np.unique(self.index[list(chosen)], return_inverse=True)

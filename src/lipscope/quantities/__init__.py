@@ -6,6 +6,7 @@ from .ball import ball
 from .effective import MeanSlopes, effective, mean_slopes, scalar_slopes
 from .empirical import empirical
 from .exact import exact
+from .fisher import fisher_bound, fisher_embedding, input_fisher, parameter_fisher
 from .local import local
 from .mid_range import mid_range
 from .operator_product import operator_norm_upper, operator_product, product_bound
@@ -23,12 +24,16 @@ __all__ = [
     "empirical",
     "evaluate_pair",
     "exact",
+    "fisher_bound",
+    "fisher_embedding",
+    "input_fisher",
     "local",
     "mean_jacobian_norm",
     "mean_slopes",
     "mid_range",
     "operator_norm_upper",
     "operator_product",
+    "parameter_fisher",
     "product_bound",
     "scalar_slopes",
     "second_moment",

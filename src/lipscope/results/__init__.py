@@ -6,6 +6,7 @@ Euclidean-to-Euclidean Lipschitz constants (norm out per norm in); `squared` is 
 since the source's tables print squared ratios.
 """
 
+from .fisher import FisherReport, FisherSpectrum, InputFisher, ParameterFisher
 from .quantities import (
     Analytical,
     Attained,
@@ -48,6 +49,9 @@ __all__ = [
     "Effective",
     "Empirical",
     "Exact",
+    "FisherReport",
+    "FisherSpectrum",
+    "InputFisher",
     "Inspection",
     "Kind",
     "LayerBound",
@@ -60,6 +64,7 @@ __all__ = [
     "Norm",
     "OpenUnits",
     "OperatorProduct",
+    "ParameterFisher",
     "Provenance",
     "Quantity",
     "Record",
