@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,10 +11,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 import lipscope
 from helpers import PRECISE, gaussian, small_network
+from lipscope import cli, load_labels
 from lipscope.eigen import leading_eigenpairs, trace_estimate
 from lipscope.errors import DataError, ModelError
 from lipscope.graph import Graph
@@ -20,13 +25,14 @@ from lipscope.layers.activation import ReLU
 from lipscope.layers.dense import Dense
 from lipscope.layers.scaling import Scaling
 from lipscope.quantities import fisher_embedding, input_fisher, parameter_fisher
+from lipscope.results import FisherReport
 from strategies import networks, seeds
 
 # ---- eigenpairs from products ---------------------------------------------------------------------------
 
 
 @given(st.integers(1, 40), st.integers(1, 40), st.integers(1, 5), st.integers(1, 3), seeds())
-@settings(max_examples=60)
+@settings(max_examples=40)
 def test_eigenpairs_are_those_of_the_matrix(size: int, rank: int, count: int, block: int, seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     factor = torch.randn(size, min(rank, size), generator=generator, dtype=torch.float64)
@@ -157,7 +163,7 @@ def test_parameter_information_is_that_of_the_definition(likelihood: Any, varian
 def test_empirical_information_is_that_of_the_gradients() -> None:
     module = classifier()
     samples = gaussian(10, (6,))
-    labels = lipscope.data.load_labels(np.arange(10) % 4, samples)
+    labels = load_labels(np.arange(10) % 4, samples)
     found, _ = parameter_fisher(
         module,
         samples,
@@ -189,7 +195,7 @@ def test_the_true_information_is_the_empirical_one_in_expectation_over_the_model
     true, _ = parameter_fisher(module, samples, "softmax", **options)
     parts = []
     for y in range(4):
-        labels = lipscope.data.load_labels([y], samples)
+        labels = load_labels([y], samples)
         parts.append(parameter_fisher(module, samples, "softmax", labels=labels, **options)[0])
     assert true.trace == pytest.approx(
         sum(float(w) * part.trace for w, part in zip(p, parts, strict=True)), rel=1e-6
@@ -200,7 +206,7 @@ def test_the_true_information_is_the_empirical_one_in_expectation_over_the_model
 
 
 @given(networks(most=4), seeds(), st.floats(0.01, 100.0))
-@settings(max_examples=6)
+@settings(max_examples=4)
 def test_gaussian_information_is_the_squared_stretch(network, seed: int, variance: float) -> None:
     graph = lipscope.from_torch(network.module, network.shape)
     samples = gaussian(2, network.shape, seed)
@@ -214,14 +220,18 @@ def test_gaussian_information_is_the_squared_stretch(network, seed: int, varianc
 
 @given(seeds(), st.floats(0.01, 30.0), st.integers(2, 40))
 @settings(max_examples=8)
-def test_softmax_information_is_at_most_half_the_squared_stretch(seed: int, scale: float, classes: int) -> None:
+def test_softmax_information_is_at_most_half_the_squared_stretch(
+    seed: int, scale: float, classes: int
+) -> None:
     generator = torch.Generator().manual_seed(seed)
     first, last = (
         Dense(torch.randn(rows, columns, generator=generator, dtype=torch.float64))
         for rows, columns in ((9, 6), (classes, 9))
     )
     graph = Graph.chain((6,), [first, ReLU(), last, Scaling(torch.tensor(scale, dtype=torch.float64))])
-    found, _ = input_fisher(graph, gaussian(2, (6,), seed), "softmax", directions=1, tolerance=1e-8, **PRECISE)
+    found, _ = input_fisher(
+        graph, gaussian(2, (6,), seed), "softmax", directions=1, tolerance=1e-8, **PRECISE
+    )
     for value, lip in zip(found.eigenvalues, found.stretches, strict=True):
         assert value <= lip**2 / 2 * (1 + 1e-9)
     assert max(found.eigenvalues) <= found.bound
@@ -319,7 +329,7 @@ def test_networks_that_do_not_fit_the_likelihood_are_refused() -> None:
     with pytest.raises(ModelError, match="no parameters"):
         parameter_fisher(nn.Tanh(), samples)
     with pytest.raises(DataError, match="outputs 0 to 4"):
-        parameter_fisher(classifier(), samples, "softmax", labels=lipscope.data.load_labels([0, 4], samples))
+        parameter_fisher(classifier(), samples, "softmax", labels=load_labels([0, 4], samples))
 
 
 def test_attention_and_training_mode_are_left_as_they_are() -> None:
@@ -334,3 +344,145 @@ def test_attention_and_training_mode_are_left_as_they_are() -> None:
     assert module.training
     assert layer.dropout.training
     assert all(torch.equal(before[name], p) for name, p in module.named_parameters())
+
+
+# ---- the job and the command ----------------------------------------------------------------------------
+
+NET = """
+import torch
+from torch import nn
+
+
+def build():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(6, 9), nn.Tanh(), nn.Linear(9, 3))
+"""
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    (tmp_path / "net.py").write_text(NET)
+    x = np.random.default_rng(0).normal(size=(12, 6)).astype("f4")
+    np.savez(tmp_path / "data.npz", x=x, y=np.arange(12) % 3)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "120")
+
+    def command(*args: str) -> tuple[int, str]:
+        monkeypatch.setattr(sys, "argv", ["lipscope", "fisher", "net.py:build", "--data", "data.npz", *args])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        written = capsys.readouterr()
+        return int(ended.value.code or 0), written.out + written.err
+
+    return command
+
+
+def test_the_command_prints_and_writes_all_parts(run, tmp_path: Path) -> None:
+    code, text = run("--likelihood", "softmax", "--labels", "data.npz", "--output", "r", "--figure", "f.svg")
+    assert code == 0, text
+    for words in ("softmax output", "inputs, mean", "parameters, empirical", "λ_max ≤ L²/2 ≤"):
+        assert words in text
+    report = FisherReport.from_json((tmp_path / "r" / "fisher.json").read_bytes())
+    assert report.inputs is not None
+    assert [part.which for part in report.parameters] == ["true", "empirical"]
+    assert "<svg" in (tmp_path / "f.svg").read_text()
+    vectors = load_file(tmp_path / "r" / "witness.safetensors")
+    for key in [*report.inputs.mean.directions, report.inputs.steepest]:
+        assert vectors[key].norm() == pytest.approx(1)
+    for part in report.parameters:
+        assert part.file == "witness.safetensors"
+        assert part.size == 6 * 9 + 9 + 9 * 3 + 3
+        for key in part.directions:
+            pieces = [v.square().sum() for name, v in vectors.items() if name.startswith(f"{key}.")]
+            assert float(sum(pieces)) == pytest.approx(1, rel=1e-5)
+    again = run("--likelihood", "softmax", "--labels", "data.npz", "--output", "r")
+    assert again[0] == 0
+    assert FisherReport.from_json((tmp_path / "r" / "fisher.json").read_bytes()) == report
+
+
+def test_the_command_takes_one_space_and_fewer_samples(run, tmp_path: Path) -> None:
+    code, text = run("--space", "inputs", "--variance", "0.5", "--samples", "5", "--output", "r")
+    assert code == 0, text
+    assert "Gaussian output, σ² = 0.5" in text
+    report = FisherReport.from_json((tmp_path / "r" / "fisher.json").read_bytes())
+    assert (report.data.samples, report.parameters) == (5, [])
+    assert report.inputs is not None
+    assert report.inputs.eigenvalues == pytest.approx(
+        [2 * lip**2 for lip in report.inputs.stretches], rel=1e-4
+    )
+
+
+def test_the_command_says_what_is_wrong(run) -> None:
+    code, text = run("--labels", "data.npz")
+    assert code == 5
+    assert "softmax likelihood" in text
+    code, text = run("--likelihood", "softmax", "--labels", "folders")
+    assert code == 5
+    assert "no class sub-folder" in text
+
+
+# ---- labels ---------------------------------------------------------------------------------------------
+
+
+def test_labels_of_any_source_are_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    values = np.array([2, 5, 2, 11, 5, 2])
+    samples = gaussian(6, (3,))
+    monkeypatch.chdir(tmp_path)
+    np.save("y.npy", values)
+    np.savez("y.npz", x=np.zeros(6), labels=values[:, None])
+    torch.save({"targets": torch.from_numpy(values)}, "y.pt")
+    save_file({"label": torch.from_numpy(values)}, "y.safetensors")
+    Path("mine.py").write_text("def labels():\n    return [2, 5, 2, 11, 5, 2]\n")
+    for source in (
+        "y.npy",
+        "y.npz",
+        "y.pt",
+        "y.safetensors",
+        "mine.py:labels",
+        values.astype(float),
+        values.tolist(),
+    ):
+        labels = load_labels(source, samples)
+        assert labels.classes == ("2", "5", "11")
+        assert labels.outputs.tolist() == values.tolist()
+        assert labels.counts.tolist() == [3, 2, 1]
+    few = labels.select([1, 3, 4])
+    assert (few.classes, few.index.tolist()) == (("5", "11"), [0, 1, 0])
+    names = load_labels(["b", "a", "b", "b", "a", "c"], samples)
+    assert (names.classes, names.outputs.tolist()) == (("a", "b", "c"), [1, 0, 1, 1, 0, 2])
+
+
+def test_labels_are_the_sub_folders_of_images(tmp_path: Path) -> None:
+    for name in ("dog/1.png", "cat/2.png", "dog/deep/3.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (4, 4)).save(tmp_path / name)
+    labels = load_labels(None, lipscope.load_samples(tmp_path, (3, 4, 4)))
+    assert (labels.classes, labels.index.tolist()) == (("cat", "dog"), [0, 1, 1])
+
+
+@given(st.lists(st.integers(0, 4), min_size=2, max_size=60), st.integers(1, 60), seeds())
+@settings(max_examples=40)
+def test_a_share_keeps_every_class(values: list[int], count: int, seed: int) -> None:
+    labels = load_labels(values, gaussian(len(values), (1,)))
+    chosen = labels.share(count, seed)
+    assert chosen == sorted(set(chosen))
+    kept = labels.select(chosen)
+    assert kept.classes == labels.classes
+    for had, has in zip(labels.counts.tolist(), kept.counts.tolist(), strict=True):
+        assert min(had, 2) <= has <= had
+        assert abs(has - min(had, had * count / len(values))) <= 2
+
+
+@pytest.mark.parametrize(
+    ("source", "words"),
+    [
+        ([0, 1], "one label a sample"),
+        ([0.5, 1, 2], "whole numbers or text"),
+        (np.zeros((3, 4)), "one label a sample"),
+        ("missing.npy", "does not exist"),
+        (np.array([None, 1, 2]), "whole numbers or text"),
+    ],
+)
+def test_labels_that_are_none_are_refused(source: Any, words: str) -> None:
+    with pytest.raises(DataError, match=words):
+        load_labels(source, gaussian(3, (1,)))

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from .analysis import Options, analyze
     from .brackets import BallOptions, bracket
     from .certificates import Certificate, certify, verify
-    from .data import ImagePreprocessing, Samples, load_samples
+    from .data import ImagePreprocessing, Labels, Samples, load_labels, load_samples
     from .engines import SERIAL, Engine, RayEngine
     from .errors import (
         CertificateError,
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
         UnsupportedLayerError,
     )
     from .graph import Graph, GraphBuilder, from_torch
+    from .information import fisher
     from .inspection import inspect
     from .jacobian import Jacobian, linearize
     from .models import load_model
@@ -47,22 +48,26 @@ if TYPE_CHECKING:
         empirical,
         evaluate_pair,
         exact,
+        fisher_bound,
+        fisher_embedding,
+        input_fisher,
         local,
         mean_jacobian_norm,
         mean_slopes,
         mid_range,
+        parameter_fisher,
         scalar_slopes,
         second_moment,
         slack,
     )
-    from .results import Bracket, Inspection, Result
+    from .results import Bracket, FisherReport, Inspection, Result
     from .spectral import SpectralNorm, spectral_norm
 
 _HOMES = {
     "analysis": ("Options", "analyze"),
     "brackets": ("BallOptions", "bracket"),
     "certificates": ("Certificate", "certify", "verify"),
-    "data": ("ImagePreprocessing", "Samples", "load_samples"),
+    "data": ("ImagePreprocessing", "Labels", "Samples", "load_labels", "load_samples"),
     "engines": ("SERIAL", "Engine", "RayEngine"),
     "errors": (
         "CertificateError",
@@ -73,6 +78,7 @@ _HOMES = {
         "UnsupportedLayerError",
     ),
     "graph": ("Graph", "GraphBuilder", "from_torch"),
+    "information": ("fisher",),
     "inspection": ("inspect",),
     "jacobian": ("Jacobian", "linearize"),
     "models": ("load_model",),
@@ -85,15 +91,19 @@ _HOMES = {
         "empirical",
         "evaluate_pair",
         "exact",
+        "fisher_bound",
+        "fisher_embedding",
+        "input_fisher",
         "local",
         "mean_jacobian_norm",
         "mean_slopes",
         "mid_range",
+        "parameter_fisher",
         "scalar_slopes",
         "second_moment",
         "slack",
     ),
-    "results": ("Bracket", "Inspection", "Result"),
+    "results": ("Bracket", "FisherReport", "Inspection", "Result"),
     "spectral": ("SpectralNorm", "spectral_norm"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
@@ -106,11 +116,13 @@ __all__ = [
     "CertificateError",
     "DataError",
     "Engine",
+    "FisherReport",
     "Graph",
     "GraphBuilder",
     "ImagePreprocessing",
     "Inspection",
     "Jacobian",
+    "Labels",
     "LipscopeError",
     "MeanSlopes",
     "ModelError",
@@ -132,15 +144,21 @@ __all__ = [
     "empirical",
     "evaluate_pair",
     "exact",
+    "fisher",
+    "fisher_bound",
+    "fisher_embedding",
     "from_torch",
+    "input_fisher",
     "inspect",
     "linearize",
+    "load_labels",
     "load_model",
     "load_samples",
     "local",
     "mean_jacobian_norm",
     "mean_slopes",
     "mid_range",
+    "parameter_fisher",
     "scalar_slopes",
     "second_moment",
     "slack",

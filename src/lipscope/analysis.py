@@ -38,7 +38,6 @@ from .results import (
     Analytical,
     Attained,
     Certified,
-    DataInfo,
     Effective,
     Empirical,
     LayerSlope,
@@ -50,7 +49,16 @@ from .results import (
 )
 from .runs import REPORT, RESULT, RunFolder, identity_key
 from .spectral import working_dtype
-from .stages import ASCENT_STEPS, AnyEffort, Stages, certify_in, check_device, model_info, provenance
+from .stages import (
+    ASCENT_STEPS,
+    AnyEffort,
+    Stages,
+    certify_in,
+    check_device,
+    data_info,
+    model_info,
+    provenance,
+)
 
 if TYPE_CHECKING:
     from .quantities.effective import Reading
@@ -225,12 +233,7 @@ class _Job:
         climbed = self._ascent(pointwise)
         result = Result(
             model=model_info(self.graph, label),
-            data=DataInfo(
-                name=self.samples.name,
-                fingerprint=self.samples.fingerprint(),
-                samples=len(self.samples),
-                preprocessing=self.samples.preprocessing,
-            ),
+            data=data_info(self.samples),
             analytical=upper,
             certified=certified,
             local=filed(pointwise),

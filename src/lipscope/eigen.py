@@ -22,6 +22,9 @@ from torch import Tensor
 Product = Callable[[Tensor], Tensor]
 """A V for a block of rows V (P, n)."""
 
+_SMALL = 1e-3
+"""Eigenvalues smaller than this part of the largest need not be found as accurately, relative to themselves."""
+
 
 @dataclass(frozen=True)
 class Eigenpairs:
@@ -55,7 +58,7 @@ def leading_eigenpairs(
     Args:
         apply: products with A.
         size: n.
-        tolerance: stop once every residual is below tolerance·(largest value).
+        tolerance: stop once the residual of each wanted value θ is below tolerance·max(θ, 1e-3·largest).
         max_products: stop after about so many products at the latest.
         block: vectors a step; eigenvalues of multiplicity up to `block` are found safely.
         basis_limit: vectors kept in memory before a restart, at least count + 2·block.
@@ -85,7 +88,8 @@ def leading_eigenpairs(
         values, vectors = (x.flip(-1) for x in torch.linalg.eigh(small))
         fresh, lengths = _orthonormal(image, basis, float(values[0].clamp_min(0)))
         residuals = (lengths @ vectors[-lengths.shape[1] :]).norm(dim=0)[:count]
-        converged = len(values) >= count and bool((residuals <= tolerance * values[0]).all())
+        wanted = values[:count].clamp_min(_SMALL * float(values[0]))
+        converged = len(values) >= count and bool((residuals <= tolerance * wanted).all())
         if converged or products >= max_products:
             break
         if not len(fresh):

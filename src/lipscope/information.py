@@ -6,10 +6,9 @@ import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import torch
-from pydantic import TypeAdapter
 from torch import Tensor, nn
 
 from ._version import __version__
@@ -19,13 +18,15 @@ from .errors import DataError
 from .graph import Graph, from_torch
 from .progress import Progress, silent
 from .quantities import input_fisher, parameter_fisher
-from .results import DataInfo, FisherReport, FisherSpectrum, InputFisher, ParameterFisher
+from .results import FisherReport, FisherSpectrum, InputFisher, ParameterFisher
 from .results.fisher import Likelihood
 from .runs import FISHER, WITNESS
-from .stages import Stages, check_device, completed, model_info, provenance
+from .stages import Stages, check_device, completed, data_info, model_info, provenance
 
 Space = Literal["inputs", "parameters", "both"]
 """What the information is about."""
+
+S = TypeVar("S", bound=FisherSpectrum)
 
 SAMPLES = 64
 """The most samples that are looked at."""
@@ -43,7 +44,7 @@ def fisher(
     preprocess: ImagePreprocessing | None = None,
     samples: int = SAMPLES,
     directions: int = 4,
-    products: int = 60,
+    products: int = 100,
     probes: int = 16,
     batch_size: int = 16,
     output: str | Path | None = None,
@@ -83,7 +84,9 @@ def fisher(
     """
     clock, started = time.perf_counter(), datetime.now(UTC).isoformat(timespec="seconds")
     if min(samples, directions, products, batch_size) < 1 or probes < 2:
-        raise ValueError("samples, directions, products and batch_size must be positive, and probes at least 2")
+        raise ValueError(
+            "samples, directions, products and batch_size must be positive, and probes at least 2"
+        )
     if labels is not None and (likelihood != "softmax" or space == "inputs"):
         raise DataError(
             "labels make the empirical Fisher information of the parameters of a classifier; they go with the softmax "
@@ -96,10 +99,24 @@ def fisher(
         classes = labels if isinstance(labels, Labels) else load_labels(labels, given)
     graph = from_torch(module, input_shape or given.shape)
     if samples < len(given):
-        chosen = sorted(torch.randperm(len(given), generator=torch.Generator().manual_seed(seed))[:samples].tolist())
+        chosen = sorted(
+            torch.randperm(len(given), generator=torch.Generator().manual_seed(seed))[:samples].tolist()
+        )
         given, classes = given.select(chosen), classes and classes.select(chosen)
     job = _Job(
-        module, graph, given, classes, likelihood, variance, space, directions, products, probes, batch_size, seed, device
+        module,
+        graph,
+        given,
+        classes,
+        likelihood,
+        variance,
+        space,
+        directions,
+        products,
+        probes,
+        batch_size,
+        seed,
+        device,
     )
 
     def run(stages: Stages) -> FisherReport:
@@ -141,37 +158,37 @@ class _Job:
         inputs, parameters = None, []
         if self.space != "parameters":
             inputs = stages.once("inputs", InputFisher, lambda: self._inputs(stages.progress))
+            inputs = inputs.model_copy(update={"mean": _filed(inputs.mean, stages)})
         if self.space != "inputs":
-            for kind, labels in (("parameters", None), ("empirical", self.labels)):
-                if kind == "parameters" or labels is not None:
-                    parameters.append(
-                        stages.once(kind, ParameterFisher, lambda l=labels: self._parameters(l, stages.progress))
-                    )
+            parameters.append(self._parameters(None, stages))
+            if self.labels is not None:
+                parameters.append(self._parameters(self.labels, stages))
         return FisherReport(
             model=model_info(self.graph, label),
-            data=DataInfo(
-                name=self.samples.name,
-                fingerprint=self.samples.fingerprint(),
-                samples=len(self.samples),
-                preprocessing=self.samples.preprocessing,
-            ),
+            data=data_info(self.samples),
             inputs=inputs,
             parameters=parameters,
             provenance=provenance(started, clock, self.seed, self.device),
         )
 
     def _inputs(self, progress: Progress) -> tuple[InputFisher, dict[str, Tensor]]:
-        found, vectors = input_fisher(
+        return input_fisher(
             self.graph, self.samples, self.likelihood, variance=self.variance, directions=self.directions,
             probes=self.probes, batch_size=self.batch_size, device=self.device, seed=self.seed, progress=progress,
         )  # fmt: skip
-        return found, vectors
 
-    def _parameters(
-        self, labels: Labels | None, progress: Progress
-    ) -> tuple[ParameterFisher, dict[str, Tensor]]:
-        return parameter_fisher(
-            self.module, self.samples, self.likelihood, labels=labels, variance=self.variance,
-            directions=self.directions, max_products=self.products, probes=self.probes, batch_size=self.batch_size,
-            device=self.device, seed=self.seed, progress=progress,
-        )  # fmt: skip
+    def _parameters(self, labels: Labels | None, stages: Stages) -> ParameterFisher:
+        def compute() -> tuple[ParameterFisher, dict[str, Tensor]]:
+            return parameter_fisher(
+                self.module, self.samples, self.likelihood, labels=labels, variance=self.variance,
+                directions=self.directions, max_products=self.products, probes=self.probes,
+                batch_size=self.batch_size, device=self.device, seed=self.seed, progress=stages.progress,
+            )  # fmt: skip
+
+        stage = "parameters" if labels is None else "empirical"
+        return _filed(stages.once(stage, ParameterFisher, compute), stages)
+
+
+def _filed(spectrum: S, stages: Stages) -> S:
+    """With its eigenvectors marked as stored in the run folder, if there is one."""
+    return spectrum if stages.folder is None else spectrum.model_copy(update={"file": WITNESS})

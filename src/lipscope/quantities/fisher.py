@@ -51,6 +51,7 @@ if TYPE_CHECKING:
 EXACT_TRACE = 64
 """Networks with at most this many inputs or outputs have their traces computed exactly."""
 _BLOCK = 8
+_SETTLED = 0.1
 _GAUSSIAN_SOURCE = "DESIGN section 4: Gaussian output, I = JᵀJ/σ²"
 _SOFTMAX_SOURCE = "DESIGN section 4: softmax output, I = Jᵀ(diag p − ppᵀ)J"
 
@@ -178,7 +179,7 @@ def input_fisher(
         standard_error=None if moment.standard_error is None else 2 * moment.value * moment.standard_error,
         trace=float(traces.mean()),
         trace_error=0.0 if complete else _standard_error(traces),
-        directions=[f"mean.{k}" for k in range(len(vectors))],
+        directions=[f"inputs.mean.{k}" for k in range(len(vectors))],
         method="leading eigenvalues of the mean of I(x) by block Lanczos in passes over the data; the trace as the "
         "mean over the samples at which I(x) itself was taken",
         source=_GAUSSIAN_SOURCE if likelihood == "gaussian" else _SOFTMAX_SOURCE,
@@ -196,7 +197,7 @@ def input_fisher(
         stretches=at.stretches,
         relative_error=at.error,
         probes=None if at.exact else probes,
-        steepest="steepest",
+        steepest="inputs.steepest",
         bound=fisher_bound(graph, likelihood, variance),
     )
     assert at.steepest is not None
@@ -328,8 +329,8 @@ def parameter_fisher(
         likelihood: "gaussian" or "softmax" (labels need softmax).
         labels: of the samples; a class is the network's output of that number.
         variance: σ² of the Gaussian.
-        directions: eigenvalues that are wanted.
-        tolerance: stop once residuals are below tolerance·λ_max.
+        directions: eigenvalues that are wanted; those of which `max_products` did not settle 10 % are left out.
+        tolerance: accuracy of the eigenpairs, see `leading_eigenpairs`.
         max_products: products with F at most for the eigenvalues.
         probes: random vectors, at least two, behind the part of the trace that the eigenvalues leave.
         batch_size: samples treated at once.
@@ -362,19 +363,20 @@ def parameter_fisher(
             lambda v: factor.energies(v).mean(1), factor.size, found, probes=probes, seed=seed
         )
         sampling = _standard_error(factor.energies(found.vectors[:1])[0])
-    value = float(found.values[0])
+    settled = max(1, int((found.residuals <= _SETTLED * found.values).sum()))
+    value, stage = float(found.values[0]), "parameters" if labels is None else "empirical"
     result = ParameterFisher(
         which="true" if labels is None else "empirical",
         likelihood=likelihood,
         variance=variance if likelihood == "gaussian" else None,
         samples=len(samples),
         size=factor.size,
-        leading=found.values.tolist(),
+        leading=found.values[:settled].tolist(),
         relative_error=float(found.residuals[0]) / value if value > 0 else 0.0,
         standard_error=sampling if math.isfinite(sampling) else None,
         trace=trace,
         trace_error=trace_error,
-        directions=[str(k) for k in range(len(found.values))],
+        directions=[f"{stage}.{k}" for k in range(settled)],
         method="leading eigenvalues by block Lanczos with forward- and reverse-mode derivatives by the parameters; "
         "the trace by random vectors beside the leading eigenvectors",
         source="Martens 2020: " + (
@@ -384,7 +386,7 @@ def parameter_fisher(
     )  # fmt: skip
     tensors = {
         f"{k}.{name}": part
-        for k, vector in enumerate(found.vectors.cpu())
+        for k, vector in enumerate(found.vectors[:settled].cpu())
         for name, part in factor.split(vector).items()
     }
     return result, tensors

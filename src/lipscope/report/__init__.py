@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
+from .fisher import print_fisher
 from .html import render_html, write_html
 from .terminal import print_bracket, print_checks, print_inspection, print_result
 
-__all__ = ["print_bracket", "print_checks", "print_inspection", "print_result", "render_html", "write_html"]
+__all__ = [
+    "print_bracket",
+    "print_checks",
+    "print_fisher",
+    "print_inspection",
+    "print_result",
+    "render_html",
+    "write_html",
+]

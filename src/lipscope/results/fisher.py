@@ -25,7 +25,9 @@ class FisherSpectrum(Record):
     )
     trace: float
     trace_error: float = Field(description="standard error of the trace; 0 where it is exact for these data")
-    directions: list[str] = Field(description="keys of the unit eigenvectors in `file`")
+    directions: list[str] = Field(
+        description="keys of the unit eigenvectors in `file`; of parameters, what the keys of their parts begin with"
+    )
     file: str | None = Field(
         None, description="safetensors file in the run folder; None if no folder was given"
     )
