@@ -44,6 +44,7 @@ if TYPE_CHECKING:
         analytical,
         ascent,
         ball,
+        discriminant,
         effective,
         empirical,
         evaluate_pair,
@@ -60,7 +61,7 @@ if TYPE_CHECKING:
         second_moment,
         slack,
     )
-    from .results import Bracket, FisherReport, Inspection, Result
+    from .results import Bracket, DiscriminantReport, FisherReport, Inspection, Result
     from .spectral import SpectralNorm, spectral_norm
 
 _HOMES = {
@@ -87,6 +88,7 @@ _HOMES = {
         "analytical",
         "ascent",
         "ball",
+        "discriminant",
         "effective",
         "empirical",
         "evaluate_pair",
@@ -103,7 +105,7 @@ _HOMES = {
         "second_moment",
         "slack",
     ),
-    "results": ("Bracket", "FisherReport", "Inspection", "Result"),
+    "results": ("Bracket", "DiscriminantReport", "FisherReport", "Inspection", "Result"),
     "spectral": ("SpectralNorm", "spectral_norm"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
@@ -115,6 +117,7 @@ __all__ = [
     "Certificate",
     "CertificateError",
     "DataError",
+    "DiscriminantReport",
     "Engine",
     "FisherReport",
     "Graph",
@@ -140,6 +143,7 @@ __all__ = [
     "ball",
     "bracket",
     "certify",
+    "discriminant",
     "effective",
     "empirical",
     "evaluate_pair",

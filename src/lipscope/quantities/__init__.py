@@ -3,6 +3,7 @@
 from .analytical import analytical
 from .ascent import ascent
 from .ball import ball
+from .discriminant import discriminant
 from .effective import MeanSlopes, effective, mean_slopes, scalar_slopes
 from .empirical import empirical
 from .exact import exact
@@ -20,6 +21,7 @@ __all__ = [
     "analytical",
     "ascent",
     "ball",
+    "discriminant",
     "effective",
     "empirical",
     "evaluate_pair",

@@ -6,6 +6,7 @@ Euclidean-to-Euclidean Lipschitz constants (norm out per norm in); `squared` is 
 since the source's tables print squared ratios.
 """
 
+from .discriminant import ClassCount, Discriminant, DiscriminantReport, LayerSeparation
 from .fisher import FisherReport, FisherSpectrum, InputFisher, ParameterFisher
 from .quantities import (
     Analytical,
@@ -43,8 +44,11 @@ __all__ = [
     "Certified",
     "CertifiedPiece",
     "Check",
+    "ClassCount",
     "Cost",
     "DataInfo",
+    "Discriminant",
+    "DiscriminantReport",
     "Duplicate",
     "Effective",
     "Empirical",
@@ -55,6 +59,7 @@ __all__ = [
     "Inspection",
     "Kind",
     "LayerBound",
+    "LayerSeparation",
     "LayerSlack",
     "LayerSlope",
     "Local",
