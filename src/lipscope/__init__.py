@@ -62,6 +62,7 @@ if TYPE_CHECKING:
         slack,
     )
     from .results import Bracket, DiscriminantReport, FisherReport, Inspection, Result
+    from .separation import separate
     from .spectral import SpectralNorm, spectral_norm
 
 _HOMES = {
@@ -106,6 +107,7 @@ _HOMES = {
         "slack",
     ),
     "results": ("Bracket", "DiscriminantReport", "FisherReport", "Inspection", "Result"),
+    "separation": ("separate",),
     "spectral": ("SpectralNorm", "spectral_norm"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
@@ -165,6 +167,7 @@ __all__ = [
     "parameter_fisher",
     "scalar_slopes",
     "second_moment",
+    "separate",
     "slack",
     "spectral_norm",
     "verify",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from .discriminant import print_discriminant
 from .fisher import print_fisher
 from .html import render_html, write_html
 from .terminal import print_bracket, print_checks, print_inspection, print_result
@@ -9,6 +10,7 @@ from .terminal import print_bracket, print_checks, print_inspection, print_resul
 __all__ = [
     "print_bracket",
     "print_checks",
+    "print_discriminant",
     "print_fisher",
     "print_inspection",
     "print_result",
