@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,12 +17,12 @@ from torch import nn
 
 import lipscope
 from helpers import PRECISE, gaussian, small_network
-from lipscope import Labels, Samples, load_labels
+from lipscope import Labels, Samples, cli, load_labels
 from lipscope.errors import DataError
 from lipscope.graph import Graph
 from lipscope.layers.activation import LeakyReLU
 from lipscope.quantities.discriminant import fisher_quotient, ledoit_wolf
-from lipscope.results import Discriminant
+from lipscope.results import Discriminant, DiscriminantReport
 from strategies import networks, seeds
 
 
@@ -236,3 +238,60 @@ def test_samples_that_do_not_scatter_are_refused() -> None:
     samples, labels = labelled(np.array([[1.0], [1], [0], [0]]), np.array([0, 0, 1, 1]))
     with pytest.raises(DataError, match="nothing scatters"):
         lipscope.discriminant(Graph.chain((1,), []), samples, labels, **PRECISE)
+
+
+# ---- the command ----------------------------------------------------------------------------------------
+
+NET = """
+import torch
+from torch import nn
+
+
+def build():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(6, 9), nn.ReLU(), nn.Linear(9, 3))
+"""
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    (tmp_path / "net.py").write_text(NET)
+    x, y = clusters(60, 6, 3, 0)
+    np.savez(tmp_path / "data.npz", x=x.astype("f4"), y=y)
+    monkeypatch.chdir(tmp_path)
+
+    def command(width: int, *args: str) -> tuple[int, str]:
+        monkeypatch.setenv("COLUMNS", str(width))
+        monkeypatch.setattr(
+            sys, "argv", ["lipscope", "discriminant", "net.py:build", "--data", "data.npz", *args]
+        )
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        written = capsys.readouterr()
+        return int(ended.value.code or 0), written.out + written.err
+
+    return command
+
+
+def test_the_command_prints_and_writes(run, tmp_path: Path) -> None:
+    options = ("--labels", "data.npz", "--samples", "50", "--accuracy", "--output", "r")
+    code, text = run(140, *options, "--figure", "f.svg")
+    assert code == 0, text
+    for words in ("3 classes", "2 (Linear)", "Held out", "L ≤", "no map reaches more than", "%"):
+        assert words in text
+    report = DiscriminantReport.from_json((tmp_path / "r" / "discriminant.json").read_bytes())
+    assert [layer.node for layer in report.discriminant.layers] == [0, 1, 2, 3]
+    assert abs(sum(c.samples for c in report.discriminant.classes) - 50) <= 2
+    assert "<svg" in (tmp_path / "f.svg").read_text()
+    code, text = run(60, *options)  # read back
+    assert code == 0
+    assert max(map(len, text.splitlines())) <= 60
+
+
+def test_the_command_says_what_is_wrong(run) -> None:
+    code, text = run(120)
+    assert code == 5
+    assert "no class sub-folder" in text
+    code, text = run(120, "--labels", "net.py")
+    assert code == 5
+    assert "is no file of labels" in text

@@ -26,10 +26,10 @@ def discriminant_figure(found: Discriminant) -> Figure:
         [
             ("between / within", [layer.ratio for layer in found.layers], ESTIMATE),
             ("held out", [layer.held_out for layer in found.layers], MUTED),
-            ("between / (κ² within at input)", [layer.attained_separation for layer in found.layers], LOWER),
+            ("between / (κ² · within at the input)", [layer.attained_separation for layer in found.layers], LOWER),
         ],
     )  # fmt: skip
-    separations.axhline(found.limit, color=UPPER, linewidth=1, label="limit of stretching alone")
+    separations.axhline(found.limit, color=UPPER, linewidth=1, label="limit of that")
     separations.set_ylabel("separation of the classes")
     _lines(
         stretches, found.layers,

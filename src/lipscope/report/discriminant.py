@@ -47,8 +47,8 @@ def conclusions(found: Discriminant) -> list[str]:
         f"{fmt.number(best.ratio, digits=3)}."
     ]
     lines.append(
-        f"By stretch, no map reaches more than {fmt.number(found.limit, digits=3)} on these samples: what is above that in "
-        "the first column is contraction within classes."
+        f"By stretch, no map reaches more than {fmt.number(found.limit, digits=3)} on these samples: what is above that "
+        "in the first column is contraction within classes."
     )
     if any(math.isinf(layer.quotient) for layer in found.layers):
         lines.append(
