@@ -121,12 +121,28 @@ def test_accuracy_is_scikit_learns() -> None:
     found = lipscope.discriminant(Graph.chain((5,), []), *labelled(x, y), accuracy=True, **PRECISE).layers[0]
     assert found.accuracy is not None
     assert found.accuracy > 0.95
+    turned = x @ np.linalg.qr(np.random.default_rng(1).normal(size=(5, 5)))[0]
+    same = lipscope.discriminant(
+        Graph.chain((5,), []), *labelled(turned, y), accuracy=True, **PRECISE
+    ).layers[0]
+    assert same.accuracy == found.accuracy
     noise = np.random.default_rng(0).normal(size=x.shape)
     other = lipscope.discriminant(
         Graph.chain((5,), []), *labelled(noise, y), accuracy=True, **PRECISE
     ).layers[0]
     assert other.accuracy is not None
     assert other.accuracy < 0.6
+
+
+def test_accuracy_stands_where_dimensions_outnumber_samples() -> None:
+    """Classes apart along the directions of most scatter, noise in many others."""
+    x, y = clusters(60, 3, 3, 0, 4.0)
+    wide = np.hstack([3 * x, np.random.default_rng(0).normal(size=(len(x), 200))])
+    found = lipscope.discriminant(
+        Graph.chain((203,), []), *labelled(wide, y), accuracy=True, **PRECISE
+    ).layers[0]
+    assert found.accuracy is not None
+    assert found.accuracy > 0.9
 
 
 # ---- what a stretch allows ------------------------------------------------------------------------------

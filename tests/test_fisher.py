@@ -310,7 +310,18 @@ def test_traces_of_wide_networks_are_estimated_within_their_error() -> None:
     # The variance of one probe is at most 2‖JJᵀ‖_F².
     spread = (2 * (dense @ dense.mT).square().sum((1, 2)) / 60).sqrt()
     assert bool(((torch.tensor(found.traces) - exact).abs() < 4.5 * spread).all())
-    assert abs(found.mean.trace - float(exact.mean())) < 4.5 * float(spread.mean()) / 30**0.5
+    assert abs(found.mean.trace - float(exact.mean())) < 4.5 * found.mean.trace_error
+    assert found.mean.trace_error == pytest.approx(float(spread.mean()) / 30**0.5, rel=0.2)
+
+
+def test_one_sample_alone_has_a_spectrum_of_its_own() -> None:
+    module, samples = classifier(), gaussian(5, (6,))
+    graph = lipscope.from_torch(module, (6,))
+    found, _ = input_fisher(graph, samples.select([3]), "softmax", passes=8, **PRECISE)
+    dense = input_information(module, samples.batch([3])[0], "softmax", 1.0)
+    expected = torch.linalg.eigvalsh(dense).flip(0)[: len(found.mean.leading)]
+    assert found.mean.leading == pytest.approx(expected.tolist(), rel=1e-6, abs=1e-12)
+    assert (found.mean.standard_error, found.mean.trace_error) == (None, 0.0)
 
 
 # ---- what is refused, and what must not break -------------------------------------------------------------

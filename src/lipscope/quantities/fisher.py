@@ -21,7 +21,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import torch
@@ -42,6 +42,7 @@ from ..progress import Progress, silent
 from ..results import Cost, FisherSpectrum, InputFisher, ParameterFisher
 from ..results.fisher import Likelihood
 from ..rounding import up, up_product
+from ..spectral import spectral_norm
 from .local import norms_at, visited
 from .sketch import second_moment
 
@@ -170,7 +171,7 @@ def input_fisher(
     )  # fmt: skip
     vectors = vectors[:directions]
     traces = torch.tensor(at.traces, dtype=torch.float64)
-    complete = len(at.traces) == len(samples) and at.exact
+    complete = len(at.traces) == len(samples)
     mean = FisherSpectrum(
         size=math.prod(graph.input_shape),
         leading=[root * root for root in moment.leading[:directions]],
@@ -178,7 +179,7 @@ def input_fisher(
         relative_error=2 * moment.relative_error,
         standard_error=None if moment.standard_error is None else 2 * moment.value * moment.standard_error,
         trace=float(traces.mean()),
-        trace_error=0.0 if complete else _standard_error(traces),
+        trace_error=math.hypot(*at.noise) / len(samples) if complete else _standard_error(traces),
         directions=[f"inputs.mean.{k}" for k in range(len(vectors))],
         method="leading eigenvalues of the mean of I(x) by block Lanczos in passes over the data; the trace as the "
         "mean over the samples at which I(x) itself was taken",
@@ -235,9 +236,14 @@ class _AtSamples:
     eigenvalues: list[float]
     traces: list[float]
     stretches: list[float]
+    noise: list[float] = field(default_factory=list)
+    """Standard errors of the traces; 0 where they are exact."""
     error: float = 0.0
-    exact: bool = True
     steepest: Tensor | None = None
+
+    @property
+    def exact(self) -> bool:
+        return not any(self.noise)
 
 
 def _at_samples(task: _Pointwise, samples: Samples, indices: Sequence[int], progress: Progress) -> _AtSamples:
@@ -250,7 +256,9 @@ def _at_samples(task: _Pointwise, samples: Samples, indices: Sequence[int], prog
         x = x.to(task.device, task.dtype)
         _, slopes = embedded.linearize_at(x)
         operator = linearize(embedded, slopes, len(x))
-        _, norms = norms_at(embedded, x, task.tolerance / 2, task.seed)
+        norms = spectral_norm(
+            operator, tolerance=task.tolerance / 2, seed=task.seed, dtype=x.dtype, device=x.device
+        )
         values = norms.value.cpu().double()
         if not bool(values.isfinite().all()):
             name = samples.names[part[int(values.isfinite().logical_not().int().argmax())]]
@@ -259,38 +267,41 @@ def _at_samples(task: _Pointwise, samples: Samples, indices: Sequence[int], prog
             stretches = values * math.sqrt(task.variance)
         else:
             stretches = norms_at(plain, x, task.tolerance, task.seed)[1].value.cpu().double()
-        traces, found.exact = _traces(operator, task.probes, generator)
+        traces, noise = _traces(operator, task.probes, generator)
         if float(values.max()) ** 2 > max(found.eigenvalues, default=-1.0):
             found.steepest = norms.right[int(values.argmax())].cpu().double()
         relative = norms.error.cpu().double() / values.clamp_min(1e-300)
         found.error = max(found.error, 2 * float(relative.max()))
         found.eigenvalues += values.square().tolist()
         found.traces += traces.tolist()
+        found.noise += noise.tolist()
         found.stretches += stretches.tolist()
         progress("fisher", len(found.traces), len(indices))
     return found
 
 
-def _traces(operator: Jacobian, probes: int, generator: torch.Generator) -> tuple[Tensor, bool]:
-    """‖J‖_F² of each operator (B,), float64, and whether it is exact rather than by random output vectors."""
+def _traces(operator: Jacobian, probes: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """‖J‖_F² of each operator (B,), float64, and its standard error by random output vectors; 0 where it is exact."""
     rows, columns = math.prod(operator.output_shape), math.prod(operator.input_shape)
-    exact = min(rows, columns) <= EXACT_TRACE
-    by_rows = rows <= columns or not exact
-    shape = operator.output_shape if by_rows else operator.input_shape
-    count = math.prod(shape) if exact else probes
-    if exact:
-        vectors = torch.eye(count).reshape(count, 1, *shape).expand(-1, operator.batch, *shape)
-    else:
-        vectors = (
-            torch.randint(0, 2, (count, operator.batch, *shape), generator=generator, dtype=torch.int8) * 2
-            - 1
-        )
-    total = torch.zeros(operator.batch, dtype=torch.float64)
+    if min(rows, columns) <= EXACT_TRACE:
+        by_rows = rows <= columns
+        shape = operator.output_shape if by_rows else operator.input_shape
+        units = torch.eye(min(rows, columns)).reshape(-1, 1, *shape).expand(-1, operator.batch, *shape)
+        return _energies(operator, units, by_rows).sum(0), torch.zeros(operator.batch, dtype=torch.float64)
+    shape = (probes, operator.batch, *operator.output_shape)
+    signs = torch.randint(0, 2, shape, generator=generator, dtype=torch.int8) * 2 - 1
+    energies = _energies(operator, signs, by_rows=True)
+    return energies.mean(0), energies.std(0) / math.sqrt(probes)
+
+
+def _energies(operator: Jacobian, vectors: Tensor, by_rows: bool) -> Tensor:
+    """‖Jᵀu‖² (or ‖J v‖²) of vectors (P, B, ·), as (P, B) in float64."""
     multiply = operator.rmatvec if by_rows else operator.matvec
+    found = []
     for block in vectors.split(_BLOCK):
         products = multiply(block.to(operator.graph.device, operator.graph.dtype))
-        total += products.flatten(2).square().sum(2).cpu().double().sum(0)
-    return total if exact else total / count, exact
+        found.append(products.flatten(2).square().sum(2).cpu().double())
+    return torch.cat(found)
 
 
 # ---- parameters ---------------------------------------------------------------------------------------

@@ -13,7 +13,8 @@ from . import format as fmt
 from .slack import percent
 from .terminal import empty_table, shown
 
-_ROOM_FOR_STRETCH, _ROOM_FOR_CERTIFIED = 100, 124
+_ROOM_FOR_NAMES, _ROOM_FOR_STRETCH, _ROOM_FOR_CERTIFIED = 80, 108, 136
+_NARROW, _WIDE = 10, 26
 
 
 def print_discriminant(report: DiscriminantReport, console: Console) -> None:
@@ -78,10 +79,11 @@ def _table(found: Discriminant, console: Console) -> None:
         )
     columns = [column for column in columns if console.width >= column[1]]
     table = empty_table()
-    table.add_column("Layer", overflow="fold")
+    table.add_column("Layer", no_wrap=True)
+    length = _NARROW if console.width < _ROOM_FOR_NAMES else _WIDE
     for title, _, _ in columns:
         table.add_column(shown(console, title), justify="right")
     for layer in found.layers:
         cells = (shown(console, cell(layer)) for _, _, cell in columns)
-        table.add_row(shown(console, fmt.elide(fmt.plain(layer.place), 28)), *cells)
+        table.add_row(shown(console, fmt.elide(fmt.plain(layer.place), length)), *cells)
     console.print(table)
