@@ -471,6 +471,18 @@ def test_labels_are_the_sub_folders_of_images(tmp_path: Path) -> None:
     assert (labels.classes, labels.index.tolist()) == (("cat", "dog"), [0, 1, 1])
 
 
+def test_labels_of_a_hugging_face_data_set(tmp_path: Path) -> None:
+    datasets = pytest.importorskip("datasets", reason="the extra lipscope[datasets] is not installed")
+    datasets.disable_progress_bars()
+    columns = {"x": [[0.0], [1.0], [2.0]], "label": [4, 0, 4], "name": ["b", "a", "b"]}
+    held = datasets.Dataset.from_dict(columns)
+    held.save_to_disk(str(tmp_path / "hub"))
+    samples = lipscope.load_samples(tmp_path / "hub")
+    assert load_labels(tmp_path / "hub", samples).outputs.tolist() == [4, 0, 4]
+    held.remove_columns("label").rename_column("name", "y").save_to_disk(str(tmp_path / "text"))
+    assert load_labels(tmp_path / "text", samples).classes == ("a", "b")
+
+
 @given(st.lists(st.integers(0, 4), min_size=2, max_size=60), st.integers(1, 60), seeds())
 @settings(max_examples=40)
 def test_a_share_keeps_every_class(values: list[int], count: int, seed: int) -> None:

@@ -9,7 +9,7 @@ import typer
 
 from .app import app
 from .console import escaped, open_console, progress_bars, say
-from .options import FigureFile, Seed, State, image_preprocessing, load
+from .options import FigureFile, Mean, Resize, Seed, State, Std, image_preprocessing, load
 
 
 @app.command()
@@ -48,6 +48,9 @@ def discriminant(
         str | None,
         typer.Option(help="Per-sample input shape, such as 3x224x224. Default: the model's or the data's."),
     ] = None,
+    mean: Mean = None,
+    std: Std = None,
+    resize: Resize = None,
     seed: Seed = 0,
     device: Annotated[str, typer.Option(help="Where the network runs: cpu, cuda, cuda:1, mps.")] = "cpu",
 ) -> None:
@@ -68,10 +71,11 @@ def discriminant(
     from ..separation import separate
 
     loaded, shape = load(model, state, input_shape)
-    given = load_samples(data, shape, image_preprocessing(loaded, shape, None, None, None))
+    given = load_samples(data, shape, image_preprocessing(loaded, shape, mean, std, resize))
     classes = load_labels(labels, given)
     asked = {"discriminant": model, "state": str(state), "shape": shape, "data": data, "labels": labels,
-             "samples": samples, "accuracy": accuracy, "seed": seed, "device": device}  # fmt: skip
+             "samples": samples, "accuracy": accuracy, "seed": seed, "device": device,
+             "images": (mean, std, resize)}  # fmt: skip
     folder = output or default_output(loaded.name, data, asked)
     with progress_bars() as progress:
         found = separate(

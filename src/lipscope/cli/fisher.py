@@ -9,7 +9,7 @@ import typer
 
 from .app import app
 from .console import escaped, open_console, progress_bars, say
-from .options import FigureFile, Seed, State, image_preprocessing, load
+from .options import FigureFile, Mean, Resize, Seed, State, Std, image_preprocessing, load
 
 
 @app.command()
@@ -57,6 +57,9 @@ def fisher(
         str | None,
         typer.Option(help="Per-sample input shape, such as 3x224x224. Default: the model's or the data's."),
     ] = None,
+    mean: Mean = None,
+    std: Std = None,
+    resize: Resize = None,
     seed: Seed = 0,
     device: Annotated[str, typer.Option(help="Where products are computed: cpu, cuda, cuda:1, mps.")] = "cpu",
 ) -> None:
@@ -77,11 +80,12 @@ def fisher(
     from ..report import print_fisher
 
     loaded, shape = load(model, state, input_shape)
-    given = load_samples(data, shape, image_preprocessing(loaded, shape, None, None, None))
+    given = load_samples(data, shape, image_preprocessing(loaded, shape, mean, std, resize))
     classes = None if labels is None else load_labels(None if labels == "folders" else labels, given)
     asked = {"fisher": model, "state": str(state), "shape": shape, "data": data, "likelihood": likelihood,
              "variance": variance, "space": space, "labels": labels, "samples": samples, "directions": directions,
-             "products": products, "probes": probes, "seed": seed, "device": device}  # fmt: skip
+             "products": products, "probes": probes, "seed": seed, "device": device,
+             "images": (mean, std, resize)}  # fmt: skip
     folder = output or default_output(loaded.name, data, asked)
     with progress_bars() as progress:
         found = fisher(

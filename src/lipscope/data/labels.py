@@ -16,6 +16,7 @@ from ..errors import DataError
 from .arrays import read_numpy
 from .callables import called, named_object
 from .files import printable, read_tensors
+from .huggingface import is_saved_dataset, saved_column
 from .samples import Samples
 
 LABEL_KEYS = ("y", "labels", "label", "targets", "target")
@@ -25,7 +26,7 @@ _SUFFIXES = (".npy", ".npz", ".safetensors", ".pt")
 LabelSource = str | os.PathLike[str] | Tensor | npt.NDArray[Any] | Sequence[int] | Sequence[str]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Labels:
     """Which class each sample is of.
 
@@ -79,7 +80,8 @@ def load_labels(source: LabelSource | None, samples: Samples) -> Labels:
         source: one of
             - None: images in a folder are of the class that its sub-folder names;
             - a path of a .npy, .npz, .safetensors or .pt file with one whole number or text a sample; among
-              several arrays the one called y, labels, label, targets or target;
+              several arrays the one called y, labels, label, targets or target; or of a Hugging Face data set on
+              disk, of which a column is called so;
             - "module:name" or "file.py:name": a function in the user's Python that returns them, or they
               themselves;
             - an array or sequence of them.
@@ -116,11 +118,6 @@ def _read(source: str | os.PathLike[str]) -> object:
         place, _, attribute = str(source).rpartition(":")
         found = named_object(place, attribute, "labels", DataError)
         return called(found, str(source), DataError) if callable(found) else found
-    if path.suffix.lower() not in _SUFFIXES or not path.is_file():
-        what = "is no file of labels" if path.exists() else "does not exist"
-        raise DataError(
-            f"{printable(path)} {what}; give one of {', '.join(_SUFFIXES)}, or file.py:name in your Python"
-        )
 
     def key(keys: list[str]) -> str:
         found = [k for k in LABEL_KEYS if k in keys] or (keys if len(keys) == 1 else [])
@@ -129,6 +126,14 @@ def _read(source: str | os.PathLike[str]) -> object:
                 f"{printable(path)} holds no array of labels ({', '.join(keys[:20]) or 'nothing'}); name them y or labels"
             )
         return found[0]
+
+    if path.is_dir() and is_saved_dataset(path):
+        return saved_column(path, key)
+    if path.suffix.lower() not in _SUFFIXES or not path.is_file():
+        what = "is no file of labels" if path.exists() else "does not exist"
+        raise DataError(
+            f"{printable(path)} {what}; give one of {', '.join(_SUFFIXES)}, or file.py:name in your Python"
+        )
 
     if path.suffix.lower() in (".npy", ".npz"):
         return read_numpy(path, key)

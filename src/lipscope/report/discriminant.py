@@ -47,9 +47,10 @@ def conclusions(found: Discriminant) -> list[str]:
         f"Between/within is {fmt.number(first.ratio, digits=3)} at the input and largest at {fmt.plain(best.place)}: "
         f"{fmt.number(best.ratio, digits=3)}."
     ]
+    above = best.ratio > found.limit
     lines.append(
-        f"By stretch, no map reaches more than {fmt.number(found.limit, digits=3)} on these samples: what is above that "
-        "in the first column is contraction within classes."
+        f"By stretch, no map reaches more than {fmt.number(found.limit, digits=3)} on these samples"
+        + (": what is above that in the first column is contraction within classes." if above else ".")
     )
     if any(math.isinf(layer.quotient) for layer in found.layers):
         lines.append(
