@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from .analysis import Options, analyze
     from .brackets import BallOptions, bracket
     from .certificates import Certificate, certify, verify
-    from .data import ImagePreprocessing, Samples, load_samples
+    from .data import ImagePreprocessing, Labels, Samples, load_labels, load_samples
     from .engines import SERIAL, Engine, RayEngine
     from .errors import (
         CertificateError,
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
         UnsupportedLayerError,
     )
     from .graph import Graph, GraphBuilder, from_torch
+    from .information import fisher
     from .inspection import inspect
     from .jacobian import Jacobian, linearize
     from .models import load_model
@@ -46,10 +47,14 @@ if TYPE_CHECKING:
         ascent,
         ball,
         concentration,
+        discriminant,
         effective,
         empirical,
         evaluate_pair,
         exact,
+        fisher_bound,
+        fisher_embedding,
+        input_fisher,
         input_moments,
         local,
         mean_field,
@@ -57,18 +62,20 @@ if TYPE_CHECKING:
         mean_jacobian_norm,
         mean_slopes,
         mid_range,
+        parameter_fisher,
         scalar_slopes,
         second_moment,
         slack,
     )
-    from .results import Bracket, Inspection, Result
+    from .results import Bracket, DiscriminantReport, FisherReport, Inspection, Result
+    from .separation import separate
     from .spectral import SpectralNorm, spectral_norm
 
 _HOMES = {
     "analysis": ("Options", "analyze"),
     "brackets": ("BallOptions", "bracket"),
     "certificates": ("Certificate", "certify", "verify"),
-    "data": ("ImagePreprocessing", "Samples", "load_samples"),
+    "data": ("ImagePreprocessing", "Labels", "Samples", "load_labels", "load_samples"),
     "engines": ("SERIAL", "Engine", "RayEngine"),
     "errors": (
         "CertificateError",
@@ -79,6 +86,7 @@ _HOMES = {
         "UnsupportedLayerError",
     ),
     "graph": ("Graph", "GraphBuilder", "from_torch"),
+    "information": ("fisher",),
     "inspection": ("inspect",),
     "jacobian": ("Jacobian", "linearize"),
     "models": ("load_model",),
@@ -88,22 +96,28 @@ _HOMES = {
         "ascent",
         "ball",
         "concentration",
+        "discriminant",
         "effective",
         "empirical",
         "evaluate_pair",
         "exact",
         "input_moments",
+        "fisher_bound",
+        "fisher_embedding",
+        "input_fisher",
         "local",
         "mean_field",
         "mean_field_theory",
         "mean_jacobian_norm",
         "mean_slopes",
         "mid_range",
+        "parameter_fisher",
         "scalar_slopes",
         "second_moment",
         "slack",
     ),
-    "results": ("Bracket", "Inspection", "Result"),
+    "results": ("Bracket", "DiscriminantReport", "FisherReport", "Inspection", "Result"),
+    "separation": ("separate",),
     "spectral": ("SpectralNorm", "spectral_norm"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
@@ -115,12 +129,15 @@ __all__ = [
     "Certificate",
     "CertificateError",
     "DataError",
+    "DiscriminantReport",
     "Engine",
+    "FisherReport",
     "Graph",
     "GraphBuilder",
     "ImagePreprocessing",
     "Inspection",
     "Jacobian",
+    "Labels",
     "LipscopeError",
     "MeanSlopes",
     "ModelError",
@@ -139,14 +156,20 @@ __all__ = [
     "bracket",
     "certify",
     "concentration",
+    "discriminant",
     "effective",
     "empirical",
     "evaluate_pair",
     "exact",
+    "fisher",
+    "fisher_bound",
+    "fisher_embedding",
     "from_torch",
+    "input_fisher",
     "input_moments",
     "inspect",
     "linearize",
+    "load_labels",
     "load_model",
     "load_samples",
     "local",
@@ -155,8 +178,10 @@ __all__ = [
     "mean_jacobian_norm",
     "mean_slopes",
     "mid_range",
+    "parameter_fisher",
     "scalar_slopes",
     "second_moment",
+    "separate",
     "slack",
     "spectral_norm",
     "train",

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from .concentration import print_concentration
 from .constrained import print_constrained
+from .discriminant import print_discriminant
+from .fisher import print_fisher
 from .html import render_html, write_html
 from .mean_field import print_mean_field
 from .terminal import print_bracket, print_checks, print_inspection, print_result
@@ -13,6 +15,8 @@ __all__ = [
     "print_checks",
     "print_concentration",
     "print_constrained",
+    "print_discriminant",
+    "print_fisher",
     "print_inspection",
     "print_mean_field",
     "print_result",

@@ -8,6 +8,8 @@ since the source's tables print squared ratios.
 
 from .concentration import Concentration, ConcentrationReport, Tail, TailLevel, TailPoint
 from .constrained import BoundedWeight, Constrained
+from .discriminant import ClassCount, Discriminant, DiscriminantReport, LayerSeparation
+from .fisher import FisherReport, FisherSpectrum, InputFisher, ParameterFisher
 from .mean_field import (
     DepthScale,
     FieldMeasurement,
@@ -55,22 +57,29 @@ __all__ = [
     "Certified",
     "CertifiedPiece",
     "Check",
+    "ClassCount",
     "Concentration",
     "ConcentrationReport",
     "Constrained",
     "Cost",
     "DataInfo",
     "DepthScale",
+    "Discriminant",
+    "DiscriminantReport",
     "Duplicate",
     "Effective",
     "Empirical",
     "Exact",
     "FieldMeasurement",
     "FieldPrediction",
+    "FisherReport",
+    "FisherSpectrum",
+    "InputFisher",
     "Inspection",
     "Kind",
     "LayerBound",
     "LayerField",
+    "LayerSeparation",
     "LayerSlack",
     "LayerSlope",
     "Local",
@@ -84,6 +93,7 @@ __all__ = [
     "NotCovered",
     "OpenUnits",
     "OperatorProduct",
+    "ParameterFisher",
     "Provenance",
     "Quantity",
     "Record",
