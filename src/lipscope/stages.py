@@ -21,8 +21,8 @@ from .graph import Graph
 from .progress import Progress
 from .quantities import Pair
 from .quantities.checkpoint import no_checkpoint
-from .results import Certified, Cost, ModelInfo, Provenance, Quantity, Report, SecondMoment
-from .runs import CERTIFICATE, WITNESS, RunFolder
+from .results import Certified, Cost, ModelInfo, Provenance, Quantity, Report, SecondMoment, SensitiveInput
+from .runs import CERTIFICATE, REPORT, WITNESS, RunFolder
 
 AnyEffort = Literal["none", "fast", "balanced", "tight"]
 """An effort for the certificate, or none."""
@@ -34,7 +34,7 @@ Kept = Pair | Mapping[str, Tensor] | None
 """What a stage leaves beside its record: the pair that attains it, or tensors by name."""
 
 T = TypeVar("T")
-Q = TypeVar("Q", bound=Quantity)
+Q = TypeVar("Q", bound=Quantity | SensitiveInput)
 R = TypeVar("R", bound=Report)
 
 
@@ -67,12 +67,23 @@ class Stages:
         """The quantity with its witness or tensors, if any, marked as stored in the run folder."""
         if self.folder is None:
             return quantity
-        if isinstance(quantity, SecondMoment):
+        if isinstance(quantity, SecondMoment | SensitiveInput):
             return quantity.model_copy(update={"file": WITNESS})
         witness = getattr(quantity, "witness", None)
         if witness is None:
             return quantity
         return quantity.model_copy(update={"witness": witness.model_copy(update={"file": WITNESS})})
+
+
+    def finish(self, file: str, report: Report) -> None:
+        """Write the report to `file`, its page and the witnesses to the run folder, if there is one."""
+        if self.folder is None:
+            return
+        from .report import render_html
+
+        arrays = {key: tensor.numpy() for key, tensor in self.witnesses.items()}
+        # The record comes last: with it the run is done.
+        self.folder.finish({REPORT: render_html(report, arrays), file: report.to_json()}, self.witnesses)
 
 
 def certify_in(stages: Stages, graph: Graph, effort: Effort, seconds: float | None) -> Certified:
@@ -137,6 +148,8 @@ def completed(
 ) -> R:
     """What `run` reports, written to `file` of the run folder `output` if there is one, or read back from it.
 
+    The report's page is written beside it.
+
     `identity` hashes network and data, so it is asked for only where there is a folder.
 
     Raises:
@@ -149,7 +162,7 @@ def completed(
             return finished
         stages = Stages(folder, progress)
         result = run(stages)
-        folder.finish({file: result.to_json()}, stages.witnesses)
+        stages.finish(file, result)
     return result
 
 

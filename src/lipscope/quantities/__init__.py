@@ -9,6 +9,7 @@ from .exact import exact
 from .local import local
 from .mid_range import mid_range
 from .operator_product import operator_norm_upper, operator_product, product_bound
+from .sensitive import sensitive
 from .sketch import mean_jacobian_norm, second_moment
 from .slack import slack
 from .witness import Pair, evaluate_pair
@@ -32,5 +33,6 @@ __all__ = [
     "product_bound",
     "scalar_slopes",
     "second_moment",
+    "sensitive",
     "slack",
 ]

@@ -6,6 +6,7 @@ Euclidean-to-Euclidean Lipschitz constants (norm out per norm in); `squared` is 
 since the source's tables print squared ratios.
 """
 
+from .comparison import ComparedRun, Comparison
 from .quantities import (
     Analytical,
     Attained,
@@ -31,6 +32,7 @@ from .quantities import (
 from .record import Check, Cost, Kind, NoBound, Norm, Quantity, Record, UnboundedLayer, UpperBound, Witness
 from .report import SCHEMA_VERSION, DataInfo, ModelInfo, Provenance, Report
 from .runs import BallInfo, Bracket, Inspection, Result
+from .sensitive import SensitiveInput
 
 __all__ = [
     "SCHEMA_VERSION",
@@ -42,6 +44,8 @@ __all__ = [
     "Certified",
     "CertifiedPiece",
     "Check",
+    "ComparedRun",
+    "Comparison",
     "Cost",
     "DataInfo",
     "Duplicate",
@@ -66,6 +70,7 @@ __all__ = [
     "Report",
     "Result",
     "SecondMoment",
+    "SensitiveInput",
     "Slack",
     "StretchBin",
     "StretchCurve",
