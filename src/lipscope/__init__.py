@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from .analysis import Options, analyze
     from .brackets import BallOptions, bracket
     from .certificates import Certificate, certify, verify
+    from .comparison import compare
     from .data import ImagePreprocessing, Samples, load_samples
     from .engines import SERIAL, Engine, RayEngine
     from .errors import (
@@ -55,13 +56,14 @@ if TYPE_CHECKING:
         second_moment,
         slack,
     )
-    from .results import Bracket, Inspection, Result
+    from .results import Bracket, Comparison, Inspection, Result
     from .spectral import SpectralNorm, spectral_norm
 
 _HOMES = {
     "analysis": ("Options", "analyze"),
     "brackets": ("BallOptions", "bracket"),
     "certificates": ("Certificate", "certify", "verify"),
+    "comparison": ("compare",),
     "data": ("ImagePreprocessing", "Samples", "load_samples"),
     "engines": ("SERIAL", "Engine", "RayEngine"),
     "errors": (
@@ -93,7 +95,7 @@ _HOMES = {
         "second_moment",
         "slack",
     ),
-    "results": ("Bracket", "Inspection", "Result"),
+    "results": ("Bracket", "Comparison", "Inspection", "Result"),
     "spectral": ("SpectralNorm", "spectral_norm"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
@@ -104,6 +106,7 @@ __all__ = [
     "Bracket",
     "Certificate",
     "CertificateError",
+    "Comparison",
     "DataError",
     "Engine",
     "Graph",
@@ -128,6 +131,7 @@ __all__ = [
     "ball",
     "bracket",
     "certify",
+    "compare",
     "effective",
     "empirical",
     "evaluate_pair",

@@ -1,8 +1,8 @@
 """The run folder: results, witnesses and the state an interrupted run resumes from.
 
-Layout: `result.json` (or `bracket.json`, `inspect.json`, `comparison.json`), `report.html`, `witness.safetensors`, `certificate.safetensors`, `run.json` (what
-the run is of) and `state/` (checkpoints, removed once the result is written). Every file is written beside its
-place and moved there, so none is ever half-written.
+Layout: `result.json` (or `bracket.json`, `inspect.json`, `comparison.json`), `report.html`,
+`witness.safetensors`, `certificate.safetensors`, `run.json` (what the run is of) and `state/` (checkpoints, removed
+once the result is written). Every file is written beside its place and moved there, so none is ever half-written.
 """
 
 from __future__ import annotations

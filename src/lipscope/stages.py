@@ -74,16 +74,16 @@ class Stages:
             return quantity
         return quantity.model_copy(update={"witness": witness.model_copy(update={"file": WITNESS})})
 
-
     def finish(self, file: str, report: Report) -> None:
-        """Write the report to `file`, its page and the witnesses to the run folder, if there is one."""
+        """Write report, witnesses and, for kinds that have one, the page to the run folder; nothing without one."""
         if self.folder is None:
             return
-        from .report import render_html
+        from .report import has_page, render_html
 
         arrays = {key: tensor.numpy() for key, tensor in self.witnesses.items()}
+        page = {REPORT: render_html(report, arrays)} if has_page(report) else {}
         # The record comes last: with it the run is done.
-        self.folder.finish({REPORT: render_html(report, arrays), file: report.to_json()}, self.witnesses)
+        self.folder.finish(page | {file: report.to_json()}, self.witnesses)
 
 
 def certify_in(stages: Stages, graph: Graph, effort: Effort, seconds: float | None) -> Certified:

@@ -1,8 +1,25 @@
-"""What people read: the terminal table and the HTML page. Both see a `Result` and nothing else."""
+"""What people read: tables in the terminal, the HTML page, tables for notebooks. All see a `Report` and its tensors."""
 
 from __future__ import annotations
 
-from .html import render_html, write_html
-from .terminal import print_bracket, print_checks, print_inspection, print_result
+from .html import has_page, render_html, write_html
+from .terminal import (
+    print_bracket,
+    print_checks,
+    print_comparison,
+    print_inspection,
+    print_report,
+    print_result,
+)
 
-__all__ = ["print_bracket", "print_checks", "print_inspection", "print_result", "render_html", "write_html"]
+__all__ = [
+    "has_page",
+    "print_bracket",
+    "print_checks",
+    "print_comparison",
+    "print_inspection",
+    "print_report",
+    "print_result",
+    "render_html",
+    "write_html",
+]

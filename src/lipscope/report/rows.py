@@ -55,6 +55,7 @@ _WHOLE: dict[str, str] = {
     "paper": "mean of the Jacobians at the samples",
 }
 
+
 @dataclass(frozen=True)
 class Row:
     """One quantity, as text; names from outside are already made printable, not escaped."""
@@ -107,27 +108,30 @@ class Row:
 def rows(report: Result | Bracket, name_length: int = 48) -> list[Row]:
     """The table from the proved bounds down, names of samples cut to `name_length`."""
     if isinstance(report, Result):
-        return [row for quantity in report.quantities for row in _rows_of(quantity, name_length)]
-    found = [row for bound in report.bounds for row in _rows_of(bound, name_length)]
+        starts = "the most sensitive samples"
+        return [row for quantity in report.quantities for row in _rows_of(quantity, starts, name_length)]
+    found = [row for bound in report.bounds for row in _rows_of(bound, "random points", name_length)]
     return sorted(found, key=lambda row: (row.kind != "upper", -row.value))
 
 
-def _rows_of(quantity: Quantity, name_length: int) -> list[Row]:
-    """The row of a quantity; two of them, one an end, if it is a bracket itself."""
+def _rows_of(quantity: Quantity, starts: str, name_length: int) -> list[Row]:
+    """The row of a quantity; two of them, one an end, if it is a bracket itself. `starts`: where ascents began."""
     match quantity:
         case Analytical():
             return [_analytical_row(quantity)]
         case Certified():
             return [_certified_row(quantity)]
         case OperatorProduct():
-            meaning = _upper_meaning(quantity, "no two inputs are stretched more; product of the layers' norms")
+            meaning = _upper_meaning(
+                quantity, "no two inputs are stretched more; product of the layers' norms"
+            )
             return [_row(quantity, "product", ("L", "c"), meaning=meaning)]
         case Ball():
             return [_ball_row(quantity)]
         case Exact():
             return _exact_rows(quantity)
         case Attained():
-            return [_ascent_row(quantity, name_length)]
+            return [_ascent_row(quantity, starts, name_length)]
         case Local():
             witness = _named(quantity.witness, name_length)
             return [_row(quantity, "local", ("max Lip(x)", ""), _local_meaning(quantity), witness=witness)]
@@ -186,8 +190,7 @@ def _upper_meaning(bound: UpperBound, meaning: str) -> str:
     return meaning if bound.value < math.inf else fmt.no_upper() + fmt.reason(bound.no_bound)
 
 
-def _ascent_row(ascent: Attained, name_length: int) -> Row:
-    starts = "the most sensitive samples" if ascent.witness.samples else "random points"
+def _ascent_row(ascent: Attained, starts: str, name_length: int) -> Row:
     return _row(
         ascent,
         "ascent",

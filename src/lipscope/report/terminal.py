@@ -11,21 +11,25 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from ..errors import LipscopeError
 from ..results import (
     Ball,
     Bracket,
     Certified,
     Check,
+    Comparison,
     Inspection,
     Kind,
     LayerSlope,
     NoBound,
     Quantity,
+    Report,
     Result,
     Slack,
     UpperBound,
 )
 from . import format as fmt
+from .comparing import lines, notices, verdict
 from .rows import SIGNS, Row, rows
 from .slack import (
     Order,
@@ -66,6 +70,21 @@ _BAR = 12
 _LOUD = 0.6
 _LOST = ("Lost", "Share")
 _MOST_SLOPES = 40
+
+
+def print_report(report: Report, console: Console) -> None:
+    """Print the table of a report of any kind that has one."""
+    match report:
+        case Result():
+            print_result(report, console)
+        case Bracket():
+            print_bracket(report, console)
+        case Inspection():
+            print_inspection(report, console)
+        case Comparison():
+            print_comparison(report, console)
+        case _:
+            raise LipscopeError(f"there is no table for a {type(report).__name__}")
 
 
 def print_result(result: Result, console: Console) -> None:
@@ -138,6 +157,40 @@ def print_inspection(
     console.print(printer._text(conclusion(slack, inspection.analytical.no_bound), "bold"))
     if kinds := by_type(slack):
         console.print(printer._text(f"By type of layer: {kinds}.", "dim"))
+
+
+def print_comparison(comparison: Comparison, console: Console) -> None:
+    """Print the quantities of all runs side by side, as many runs at once as fit."""
+    printer = _Printer(console)
+    console.print()
+    found = lines(comparison)
+    labels = [fmt.elide(fmt.plain(run.label), 24) for run in comparison.runs]
+    name_width = max(len(line.full_name) for line in found)
+    fitting = max(1, (console.width - name_width - 12) // 25)
+    for start in range(0, len(labels), fitting):
+        table = _empty_table()
+        table.add_column("Quantity")
+        table.add_column("Kind", no_wrap=True)
+        for label in labels[start : start + fitting]:
+            table.add_column(printer._text(label), justify="right")
+        for line in found:
+            style = _STYLES[line.kind]
+            cells = [
+                fmt.MISSING
+                if cell is None
+                else Text.assemble(
+                    printer._text(cell.row.value_text, f"bold {style}"),
+                    printer._text(f"\n{cell.ratio_text}" if cell.ratio_text else "", "dim"),
+                )
+                for cell in line.cells[start : start + fitting]
+            ]
+            name = printer._text(line.full_name)
+            table.add_row(name, printer._text(f"{SIGNS[line.kind]} {line.kind}", style), *cells)
+        console.print(table)
+        console.print()
+    console.print(printer._text(verdict(comparison), "bold"))
+    for notice in notices(comparison):
+        console.print(printer._text(notice, "yellow"))
 
 
 def _how(bound: Quantity) -> str:
