@@ -68,11 +68,12 @@ class Stages:
         if self.folder is None:
             return quantity
         if isinstance(quantity, SecondMoment | SensitiveInput):
-            return quantity.model_copy(update={"file": WITNESS})
-        witness = getattr(quantity, "witness", None)
-        if witness is None:
+            update: dict[str, Any] = {"file": WITNESS}
+        elif (witness := getattr(quantity, "witness", None)) is not None:
+            update = {"witness": witness.model_copy(update={"file": WITNESS})}
+        else:
             return quantity
-        return quantity.model_copy(update={"witness": witness.model_copy(update={"file": WITNESS})})
+        return quantity.model_copy(update=update)
 
     def finish(self, file: str, report: Report) -> None:
         """Write report, witnesses and, for kinds that have one, the page to the run folder; nothing without one."""

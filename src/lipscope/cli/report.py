@@ -12,7 +12,7 @@ from .app import app
 from .console import escaped, open_console, say
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
+    from ..report.pictures import Array
 
 
 @app.command()
@@ -63,7 +63,7 @@ def report(
             say(f"wrote {escaped(str(path))}")
 
 
-def _tensors(folder: Path) -> dict[str, NDArray]:
+def _tensors(folder: Path) -> dict[str, Array]:
     """The stored inputs of a run; none if there is no such file."""
     from ..runs import WITNESS, read_tensors
 

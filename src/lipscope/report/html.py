@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..atomic import write_atomically
 from ..errors import LipscopeError
-from ..results import Analytical, Ball, Bracket, Certified, Comparison, Inspection, Report, Result
+from ..results import Analytical, Ball, Bracket, Certified, Comparison, Inspection, Report, Result, Slack
 from . import format as fmt
 from .charts import Chart, charts
 from .charts.stretch import FAMILIES
@@ -125,7 +125,9 @@ def _context(report: Report, drawn: Mapping[str, Chart], tensors: Mapping[str, A
     }
 
 
-def _layers(analytical: Analytical | None, certified: Certified | None, slack: Any) -> dict[str, Any]:
+def _layers(
+    analytical: Analytical | None, certified: Certified | None, slack: Slack | None
+) -> dict[str, Any]:
     """What the sections on the layers and on the certificate show."""
     return {
         "bounds": [] if analytical is None else analytical.layers,
@@ -133,7 +135,8 @@ def _layers(analytical: Analytical | None, certified: Certified | None, slack: A
         "slack": slack,
         "lost": slack and slack_rows(slack.layers),
         "active": bool(slack) and any(layer.active is not None for layer in slack.layers),
-        "lost_most": slack and conclusion(slack, analytical and analytical.no_bound, fmt.figure),
+        "lost_most": slack
+        and conclusion(slack, None if analytical is None else analytical.no_bound, fmt.figure),
         "lost_by_type": slack and by_type(slack),
     }
 

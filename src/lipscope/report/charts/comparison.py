@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from html import escape
 
-from ...results import ComparedRun, Comparison, Result
+from ...results import ComparedRun, Comparison, Kind, Result
 from .. import format as fmt
 from .chart import SYMBOLS, Chart, Figure
 from .places import NARROW_NAME, WIDE_NAME, places
@@ -33,7 +33,8 @@ def comparison_chart(comparison: Comparison) -> Chart:
     beside = [value for mark in marks for value in mark.values if value is not None]
     scale = LogScale.over([*ends, *beside])
     traces = [_interval(run, place, scale) for place, run in enumerate(runs)]
-    for kind in ("lower", "upper"):
+    kinds: tuple[Kind, ...] = ("lower", "upper")
+    for kind in kinds:
         values = [getattr(run.report, kind) for run in runs]
         traces.append(
             {
@@ -42,11 +43,11 @@ def comparison_chart(comparison: Comparison) -> Chart:
                 "name": kind,
                 "x": [scale.place(value) for value in values],
                 "y": list(range(len(runs))),
-                "text": [fmt.figure(value, kind) for value in values],  # type: ignore[arg-type]
+                "text": [fmt.figure(value, kind) for value in values],
                 "textposition": "top center",
                 "textfont": {"size": 12, "color": f"var(--{kind})"},
                 "hovertext": [
-                    f"{escape(fmt.plain(run.label))}: {kind} {fmt.figure(value, kind)}"  # type: ignore[arg-type]
+                    f"{escape(fmt.plain(run.label))}: {kind} {fmt.figure(value, kind)}"
                     for run, value in zip(runs, values, strict=True)
                 ],
                 "hoverinfo": "text",
@@ -91,14 +92,12 @@ def _interval(run: ComparedRun, place: int, scale: LogScale) -> Figure:
 
 def _marks(runs: list[ComparedRun]) -> list[_Mark]:
     results = [run.report if isinstance(run.report, Result) else None for run in runs]
+    local = [None if result is None else result.local.value for result in results]
+    pairs = [None if result is None else result.empirical for result in results]
+    empirical = [None if found is None else found.value for found in pairs]
     return [
-        _Mark("largest Lip(x)", "diamond", "pairs", [r and r.local.value for r in results]),
-        _Mark(
-            "largest between samples",
-            "square",
-            "segments",
-            [r and r.empirical and r.empirical.value for r in results],
-        ),
+        _Mark("largest Lip(x)", "diamond", "pairs", local),
+        _Mark("largest between samples", "square", "segments", empirical),
     ]
 
 
