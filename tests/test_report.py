@@ -21,7 +21,7 @@ from lipscope.report import format as fmt
 from lipscope.report import print_result, render_html, write_html
 from lipscope.report.charts import LogScale, charts
 from lipscope.report.html import embed_json
-from lipscope.results import Cost, MidRange, StretchCurve
+from lipscope.results import Cost, MidRange, Result, StretchCurve
 from made_results import (
     AWKWARD,
     BREAKOUT,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING
 
 from ..report import format as fmt
@@ -18,21 +17,21 @@ _NAME = 40
 
 
 def comparison_figure(comparison: Comparison) -> Figure:
-    """One line a run, from what is attained to what is certified; an infinite end has no mark.
+    """One line a run, from what is attained to what is certified; an end beyond the axis, as an infinite one, has no mark.
 
     Raises:
         LipscopeError: matplotlib is not installed.
     """
     runs = comparison.runs
-    ends = [end for run in runs for end in (run.report.lower, run.report.upper) if 0 < end < math.inf]
+    ends = [end for run in runs for end in (run.report.lower, run.report.upper) if 1e-200 <= end <= 1e200]
     left, right = (min(ends) / 2, max(ends) * 2) if ends else (0.5, 2.0)
     figure, [axes] = blank(height=1.0 + _ROW * len(runs))
     axes.set_xscale("log")
     for place, run in enumerate(runs):
-        low, high = max(run.report.lower, left), min(run.report.upper, right)
-        axes.plot([low, max(low, high)], [place, place], color=MUTED, alpha=0.4, linewidth=3)
+        low, high = (min(max(end, left), right) for end in (run.report.lower, run.report.upper))
+        axes.plot([low, high], [place, place], color=MUTED, alpha=0.4, linewidth=3)
         for kind, value in (("lower", run.report.lower), ("upper", run.report.upper)):
-            if 0 < value < math.inf:
+            if left < value < right:
                 axes.plot(value, place, MARKS[kind], color=COLOURS[kind], markersize=6)
                 axes.annotate(
                     fmt.figure(value, kind), (value, place), xytext=(0, 6), textcoords="offset points",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -20,7 +19,7 @@ _NAME = 40
 def layers_figure(layers: Sequence[LayerBound], slack: Slack | None = None) -> Figure | None:
     """Constants as bars from 1 on a logarithmic axis, stretches as dots; None without layers.
 
-    Constants that are 0 or infinite have no bar: they are written.
+    Constants that are 0 or infinite, or nearly so, have no bar: they are written.
 
     Raises:
         LipscopeError: matplotlib is not installed.
@@ -31,7 +30,7 @@ def layers_figure(layers: Sequence[LayerBound], slack: Slack | None = None) -> F
     axes.set_xscale("log")
     for place, layer in enumerate(layers):
         constant = layer.constant
-        drawn = constant if 0 < constant < math.inf else 1.0
+        drawn = constant if 1e-200 <= constant <= 1e200 else 1.0
         axes.barh(place, drawn - 1.0, left=1.0, height=0.6, color=UPPER, alpha=0.45, linewidth=0)
         axes.annotate(
             fmt.figure(constant, "upper"), (max(drawn, 1.0), place), xytext=(3, 0), textcoords="offset points",
