@@ -17,7 +17,7 @@ _NAME = 40
 
 
 def comparison_figure(comparison: Comparison) -> Figure:
-    """One line a run, from what is attained to what is certified; an end beyond the axis, as an infinite one, has no mark.
+    """One line a run, from what is attained to what is certified; an end that is not on the axis has no mark.
 
     Raises:
         LipscopeError: matplotlib is not installed.

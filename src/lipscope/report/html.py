@@ -99,6 +99,7 @@ def _context(report: Report, drawn: Mapping[str, Chart], tensors: Mapping[str, A
         "ball": None,
         "told": False,
         "effective": False,
+        "estimates": not isinstance(report, Bracket),
         "data": None,
         "open_units": [],
         "rows": [],

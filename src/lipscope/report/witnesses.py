@@ -68,7 +68,7 @@ def _worst_pair(witness: Witness, ratio: float, tensors: Mapping[str, Array]) ->
     first, second = names if len(names) == 2 else ("", "")
     yield Group(
         "The worst pair of samples",
-        f"They are {fmt.number(witness.distance)} apart, and their outputs {fmt.number(ratio, 'lower')} times as far.",
+        f"They are {fmt.figure(witness.distance)} apart, and their outputs {fmt.figure(ratio, 'lower')} times as far.",
         [
             Panel("First sample", first, input_drawing(ends[0]), signed=False),
             Panel("Second sample", second, input_drawing(ends[1]), signed=False),
@@ -83,7 +83,7 @@ def _sensitive(result: Result, tensors: Mapping[str, Array]) -> Iterator[Group]:
         x, v = tensors.get(f"{one.key}.x"), tensors.get(f"{one.key}.v")
         if x is None or v is None:
             continue
-        caption = f"Lip(x) = {fmt.number(one.value)}"
+        caption = f"Lip(x) = {fmt.figure(one.value)}"
         panels.append(Panel(caption, fmt.plain(one.sample), input_drawing(x), signed=False))
         panels.append(Panel("Its most stretched direction", "", signed_drawing(v), signed=True))
     if panels:
@@ -101,7 +101,7 @@ def _pair_beside_sample(local: Local, tensors: Mapping[str, Array]) -> Iterator[
     name = ", ".join(map(fmt.plain, local.witness.samples))
     yield Group(
         "The most sensitive input",
-        f"Beside it, the direction of a pair that is stretched by {fmt.number(local.value, 'lower')}.",
+        f"Beside it, the direction of a pair that is stretched by {fmt.figure(local.value, 'lower')}.",
         [
             Panel("Most sensitive input", name, input_drawing(ends[0]), signed=False),
             Panel("Its most stretched direction", "", _direction(ends), signed=True),
@@ -117,8 +117,8 @@ def _steep(bound: Attained | Exact, tensors: Mapping[str, Array]) -> Iterator[Gr
     how = "The search for the exact constant" if isinstance(bound, Exact) else "Climbing"
     yield Group(
         f"The steepest place: {bound.name}",
-        f"{how} found a pair that is stretched by {fmt.number(value, 'lower')}, "
-        f"{fmt.number(bound.witness.distance, digits=2)} apart.",
+        f"{how} found a pair that is stretched by {fmt.figure(value, 'lower')}, "
+        f"{fmt.figure(bound.witness.distance, digits=2)} apart.",
         [
             Panel("One input of the pair", "", input_drawing(ends[0]), signed=False),
             Panel("Direction to the other", "", _direction(ends), signed=True),
@@ -130,7 +130,7 @@ def _leading(moment: SecondMoment, tensors: Mapping[str, Array]) -> Iterator[Gro
     panels = [
         Panel(
             f"{_ordinal(place + 1)} direction",
-            f"stretch {fmt.number(moment.leading[place])}" if place < len(moment.leading) else "",
+            f"stretch {fmt.figure(moment.leading[place])}" if place < len(moment.leading) else "",
             signed_drawing(tensors[key]),
             signed=True,
         )
