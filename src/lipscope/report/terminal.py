@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from itertools import accumulate
 
 from rich import box
 from rich.console import Console
@@ -29,7 +30,7 @@ from ..results import (
     UpperBound,
 )
 from . import format as fmt
-from .comparing import lines, notices, verdict
+from .comparing import Cell, lines, notices, verdict
 from .rows import SIGNS, Row, rows
 from .slack import (
     Order,
@@ -164,30 +165,29 @@ def print_comparison(comparison: Comparison, console: Console) -> None:
     printer = _Printer(console)
     console.print()
     found = lines(comparison)
-    labels = [fmt.elide(fmt.plain(run.label), 24) for run in comparison.runs]
-    name_width = max(len(line.full_name) for line in found)
-    fitting = max(1, (console.width - name_width - 12) // 25)
-    for start in range(0, len(labels), fitting):
+    columns = [
+        [
+            printer._text(fmt.elide(fmt.plain(run.label), 24)),
+            *(printer._compared(line.cells[k]) for line in found),
+        ]
+        for k, run in enumerate(comparison.runs)
+    ]
+    left = [printer._text(line.full_name) for line in found]
+    room = console.width - max(name.cell_len for name in left) - len("≈ estimate") - 2
+    while columns:
+        widths = [max(text.cell_len for text in column) + 1 for column in columns]
+        fitting = max(1, sum(total <= room for total in accumulate(widths)))
         table = _empty_table()
         table.add_column("Quantity")
         table.add_column("Kind", no_wrap=True)
-        for label in labels[start : start + fitting]:
-            table.add_column(printer._text(label), justify="right")
-        for line in found:
-            style = _STYLES[line.kind]
-            cells = [
-                fmt.MISSING
-                if cell is None
-                else Text.assemble(
-                    printer._text(cell.row.value_text, f"bold {style}"),
-                    printer._text(f"\n{cell.ratio_text}" if cell.ratio_text else "", "dim"),
-                )
-                for cell in line.cells[start : start + fitting]
-            ]
-            name = printer._text(line.full_name)
-            table.add_row(name, printer._text(f"{SIGNS[line.kind]} {line.kind}", style), *cells)
+        for title, *_ in columns[:fitting]:
+            table.add_column(title, justify="right")
+        for place, line in enumerate(found):
+            kind = printer._text(f"{SIGNS[line.kind]} {line.kind}", _STYLES[line.kind])
+            table.add_row(left[place], kind, *(column[place + 1] for column in columns[:fitting]))
         console.print(table)
         console.print()
+        columns = columns[fitting:]
     console.print(printer._text(verdict(comparison), "bold"))
     for notice in notices(comparison):
         console.print(printer._text(notice, "yellow"))
@@ -228,6 +228,13 @@ class _Printer:
             encoding = self.console.encoding
             text = text.translate(_ASCII).encode(encoding, "backslashreplace").decode(encoding)
         return Text(text, style=style, overflow="fold")
+
+    def _compared(self, cell: Cell | None) -> Text:
+        """One quantity of one run, and its ratio to that of the first run."""
+        if cell is None:
+            return self._text(fmt.MISSING, "dim")
+        value = self._text(cell.row.figure_text, f"bold {_STYLES[cell.row.kind]}")
+        return Text.assemble(value, self._text(f" {cell.ratio_text}" if cell.ratio_text else "", "dim"))
 
     def _header(self, result: Result) -> None:
         samples = result.data.samples

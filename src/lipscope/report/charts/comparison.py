@@ -44,7 +44,7 @@ def comparison_chart(comparison: Comparison) -> Chart:
                 "x": [scale.place(value) for value in values],
                 "y": list(range(len(runs))),
                 "text": [fmt.figure(value, kind) for value in values],
-                "textposition": "top center",
+                "textposition": "top left" if kind == "lower" else "top right",
                 "textfont": {"size": 12, "color": f"var(--{kind})"},
                 "hovertext": [
                     f"{escape(fmt.plain(run.label))}: {kind} {fmt.figure(value, kind)}"
@@ -59,7 +59,7 @@ def comparison_chart(comparison: Comparison) -> Chart:
     names = [fmt.plain(run.label) for run in runs]
     layout = {
         "height": 92 + _ROW * len(runs),
-        "margin": {"l": 8, "r": 32, "t": 16, "b": 44},
+        "margin": {"l": 8, "r": 64, "t": 16, "b": 44},
         "xaxis": scale.axis("norm out / norm in, log scale"),
         "yaxis": places(names, WIDE_NAME) | {"range": [len(runs) - 0.5, -0.75]},
     }
