@@ -25,7 +25,9 @@ from .quantities import (
     ascent,
     effective,
     empirical,
+    input_moments,
     local,
+    mean_field_theory,
     mean_jacobian_norm,
     mean_slopes,
     mid_range,
@@ -38,11 +40,11 @@ from .results import (
     Analytical,
     Attained,
     Certified,
-    DataInfo,
     Effective,
     Empirical,
     LayerSlope,
     Local,
+    MeanField,
     MidRange,
     Result,
     SecondMoment,
@@ -51,7 +53,16 @@ from .results import (
 )
 from .runs import REPORT, RESULT, RunFolder, identity_key
 from .spectral import working_dtype
-from .stages import ASCENT_STEPS, AnyEffort, Stages, certify_in, check_device, model_info, provenance
+from .stages import (
+    ASCENT_STEPS,
+    AnyEffort,
+    Stages,
+    certify_in,
+    check_device,
+    data_info,
+    model_info,
+    provenance,
+)
 
 if TYPE_CHECKING:
     from .quantities.effective import Reading
@@ -69,6 +80,8 @@ _LEVELS: tuple[tuple[Level, Reading], ...] = (
 )
 
 _STEEPEST = 4
+_MOMENTS = 64
+"""Samples behind the moments of the inputs."""
 
 Precision = Literal["float32", "float64", "bfloat16", "float16"]
 """What the estimates may be computed in."""
@@ -226,15 +239,11 @@ class _Job:
         shown: list[SensitiveInput] = once(
             "sensitive", list[SensitiveInput], lambda: self._sensitive(pointwise)
         )
+        random = once("mean_field", MeanField, lambda: (self._mean_field(averaged.slopes), None))
         climbed = self._ascent(pointwise)
         result = Result(
             model=model_info(self.graph, label),
-            data=DataInfo(
-                name=self.samples.name,
-                fingerprint=self.samples.fingerprint(),
-                samples=len(self.samples),
-                preprocessing=self.samples.preprocessing,
-            ),
+            data=data_info(self.samples),
             analytical=upper,
             certified=certified,
             local=filed(pointwise),
@@ -247,6 +256,7 @@ class _Job:
             slope_pairs=averaged.pairs,
             slack=lost,
             sensitive=[filed(one) for one in shown],
+            mean_field=random,
             provenance=provenance(started, clock, self.options.seed, self.options.device, self.options.dtype),
         )
         self.stages.finish(RESULT, result)
@@ -305,6 +315,10 @@ class _Job:
 
     def _mid_range(self) -> tuple[MidRange, None]:
         return mid_range(self.graph, self.samples, **self._numerics), None
+
+    def _mean_field(self, slopes: list[LayerSlope]) -> MeanField:
+        moments = input_moments(self.graph, self.samples.take(_MOMENTS, self.options.seed))
+        return mean_field_theory(self.graph, moments, slopes)
 
     def _slack(self, bounds: Analytical, pointwise: Local, slopes: list[LayerSlope]) -> Slack:
         place = pointwise.steepest

@@ -25,6 +25,7 @@ from .quantities.checkpoint import State
 from .results import Bracket, Comparison, Inspection, Report, Result
 
 RESULT, REPORT, WITNESS, IDENTITY = "result.json", "report.html", "witness.safetensors", "run.json"
+MEAN_FIELD, CONCENTRATION = "mean-field.json", "concentration.json"
 CERTIFICATE, BRACKET, INSPECTION = "certificate.safetensors", "bracket.json", "inspect.json"
 COMPARISON = "comparison.json"
 _STATE, _LOCK = "state", "lock"

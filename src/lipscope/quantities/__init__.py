@@ -6,7 +6,9 @@ from .ball import ball
 from .effective import MeanSlopes, effective, mean_slopes, scalar_slopes
 from .empirical import empirical
 from .exact import exact
+from .input_moments import input_moments
 from .local import local
+from .mean_field import mean_field, mean_field_theory
 from .mid_range import mid_range
 from .operator_product import operator_norm_upper, operator_product, product_bound
 from .sensitive import sensitive
@@ -24,7 +26,10 @@ __all__ = [
     "empirical",
     "evaluate_pair",
     "exact",
+    "input_moments",
     "local",
+    "mean_field",
+    "mean_field_theory",
     "mean_jacobian_norm",
     "mean_slopes",
     "mid_range",

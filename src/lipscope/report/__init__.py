@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from .html import has_page, render_html, write_html
+from .mean_field import print_mean_field
 from .terminal import (
     print_bracket,
     print_checks,
@@ -18,6 +19,7 @@ __all__ = [
     "print_checks",
     "print_comparison",
     "print_inspection",
+    "print_mean_field",
     "print_report",
     "print_result",
     "render_html",

@@ -102,6 +102,7 @@ def _context(report: Report, drawn: Mapping[str, Chart], tensors: Mapping[str, A
         "estimates": not isinstance(report, Bracket),
         "data": None,
         "open_units": [],
+        "random": {},
         "rows": [],
     }
     if isinstance(report, Bracket):
@@ -121,6 +122,7 @@ def _context(report: Report, drawn: Mapping[str, Chart], tensors: Mapping[str, A
     return shared | {
         "rows": rows(report, _NAME_LENGTH),
         "effective": True,
+        "random": _random_slopes(report),
         "families": FAMILIES,
         "quantiles": [(fmt.QUANTILES.get(key, key), value) for key, value in report.local.quantiles.items()],
     }
@@ -140,6 +142,12 @@ def _layers(
         and conclusion(slack, None if analytical is None else analytical.no_bound, fmt.figure),
         "lost_by_type": slack and by_type(slack),
     }
+
+
+def _random_slopes(result: Result) -> dict[int, float]:
+    """The mean slopes that mean-field theory predicts, by the number of the layer in the graph."""
+    layers = [] if result.mean_field is None else result.mean_field.layers
+    return {layer.node: layer.predicted.slope for layer in layers if layer.predicted is not None}
 
 
 def _comparison_context(comparison: Comparison) -> dict[str, Any]:
@@ -172,6 +180,7 @@ def _sections(context: Mapping[str, Any], drawn: Mapping[str, Chart]) -> list[tu
         ("layers", "Layers", context.get("bounds") or context.get("layers") or context.get("lost")),
         ("certificate", "Certificate", context.get("certified")),
         ("slopes", "Mean slopes", "slopes" in drawn),
+        ("mean-field", "Random weights", context.get("random")),
         ("kinds", "Kinds", True),
         ("provenance", "Provenance", True),
     ]

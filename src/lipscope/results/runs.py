@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import Field, computed_field
 
 from .frames import frame, quantity_row
+from .mean_field import MeanField
 from .quantities import (
     Analytical,
     Attained,
@@ -51,6 +52,9 @@ class Result(Report):
     slope_pairs: int = Field(description="pairs behind the secant means")
     sensitive: list[SensitiveInput] = Field(
         [], description="the most sensitive samples and directions, most sensitive first; empty in older runs"
+    )
+    mean_field: MeanField | None = Field(
+        None, description="what mean-field theory predicts for random weights; None in older runs"
     )
     provenance: Provenance
 
