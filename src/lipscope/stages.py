@@ -28,7 +28,7 @@ from .results import (
     DataInfo,
     ModelInfo,
     Provenance,
-    Quantity,
+    Record,
     Report,
     SecondMoment,
     SensitiveInput,
@@ -45,7 +45,7 @@ Kept = Pair | Mapping[str, Tensor] | None
 """What a stage leaves beside its record: the pair that attains it, or tensors by name."""
 
 T = TypeVar("T")
-Q = TypeVar("Q", bound=Quantity | SensitiveInput)
+Q = TypeVar("Q", bound=Record)
 R = TypeVar("R", bound=Report)
 
 
@@ -76,15 +76,7 @@ class Stages:
 
     def filed(self, quantity: Q) -> Q:
         """The quantity with its witness or tensors, if any, marked as stored in the run folder."""
-        if self.folder is None:
-            return quantity
-        if isinstance(quantity, SecondMoment | SensitiveInput):
-            update: dict[str, Any] = {"file": WITNESS}
-        elif (witness := getattr(quantity, "witness", None)) is not None:
-            update = {"witness": witness.model_copy(update={"file": WITNESS})}
-        else:
-            return quantity
-        return quantity.model_copy(update=update)
+        return quantity if self.folder is None else quantity.model_copy(update=_filed(quantity))
 
     def finish(self, file: str, report: Report) -> None:
         """Write report, witnesses and, for kinds that have one, the page to the run folder; nothing without one."""
@@ -96,6 +88,14 @@ class Stages:
         page = {REPORT: render_html(report, arrays)} if has_page(report) else {}
         # The record comes last: with it the run is done.
         self.folder.finish(page | {file: report.to_json()}, self.witnesses)
+
+
+def _filed(record: Record) -> dict[str, Any]:
+    """The fields that say where the record's witness or tensors are stored."""
+    if isinstance(record, SecondMoment | SensitiveInput):
+        return {"file": WITNESS}
+    witness = getattr(record, "witness", None)
+    return {} if witness is None else {"witness": witness.model_copy(update={"file": WITNESS})}
 
 
 def certify_in(stages: Stages, graph: Graph, effort: Effort, seconds: float | None) -> Certified:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ..report import format as fmt
-from ..results import Comparison
+from ..results import Comparison, Kind
 from .bracket import COLOURS, MARKS
 from .canvas import MUTED, blank
 
@@ -30,7 +30,8 @@ def comparison_figure(comparison: Comparison) -> Figure:
     for place, run in enumerate(runs):
         low, high = (min(max(end, left), right) for end in (run.report.lower, run.report.upper))
         axes.plot([low, high], [place, place], color=MUTED, alpha=0.4, linewidth=3)
-        for kind, value in (("lower", run.report.lower), ("upper", run.report.upper)):
+        found: dict[Kind, float] = {"lower": run.report.lower, "upper": run.report.upper}
+        for kind, value in found.items():
             if left < value < right:
                 axes.plot(value, place, MARKS[kind], color=COLOURS[kind], markersize=6)
                 axes.annotate(

@@ -24,18 +24,16 @@ def slopes_figure(slopes: Sequence[LayerSlope]) -> Figure | None:
         LipscopeError: matplotlib is not installed.
     """
     readings = {"active": [slope.active for slope in slopes], "secant": [slope.secant for slope in slopes]}
-    if not any(map(_known, [value for values in readings.values() for value in values])):
+    dots = {name: _dots(values) for name, values in readings.items()}
+    if not any(dots.values()):
         return None
     figure, [axes] = blank(height=min(1.0 + _ROW * len(slopes), _TALLEST))
-    for place, slope in enumerate(slopes):
-        if _known(slope.active) and _known(slope.secant):
-            axes.plot([slope.active, slope.secant], [place, place], color=MUTED, alpha=0.4)
-    for (reading, values), style in zip(
-        readings.items(), ({"marker": "o"}, {"marker": "s", "fillstyle": "none"}), strict=True
-    ):
-        dots = [(value, place) for place, value in enumerate(values) if _known(value)]
-        x, y = zip(*dots, strict=True) if dots else ((), ())
-        axes.plot(x, y, linestyle="none", color=ESTIMATE, markersize=5, label=reading, **style)
+    for place in dots["active"].keys() & dots["secant"].keys():
+        axes.plot([found[place] for found in dots.values()], [place, place], color=MUTED, alpha=0.4)
+    for (name, found), marker in zip(dots.items(), "os", strict=True):
+        x, y = list(found.values()), list(found)
+        fill = "full" if name == "active" else "none"
+        axes.plot(x, y, marker, color=ESTIMATE, markersize=5, label=name, fillstyle=fill)
     axes.set_ylim(len(slopes) - 0.4, -0.6)
     axes.set_yticks(range(len(slopes)), [fmt.elide(fmt.plain(slope.place), _NAME) for slope in slopes])
     for label in axes.get_yticklabels():
@@ -46,5 +44,7 @@ def slopes_figure(slopes: Sequence[LayerSlope]) -> Figure | None:
     return figure
 
 
-def _known(value: float | None) -> bool:
-    return value is not None and math.isfinite(value)
+def _dots(values: Sequence[float | None]) -> dict[int, float]:
+    """The values that are there, by their place."""
+    known = ((place, value) for place, value in enumerate(values) if value is not None)
+    return {place: value for place, value in known if math.isfinite(value)}

@@ -89,7 +89,7 @@ def _context(report: Report, drawn: Mapping[str, Chart], tensors: Mapping[str, A
     if isinstance(report, Comparison):
         return _comparison_context(report)
     assert isinstance(report, Result | Bracket | Inspection)
-    shared = {
+    shared: dict[str, Any] = {
         "title": report.model.name,
         "version": report.provenance.lipscope,
         "gap": _gap(report.lower, report.upper),
@@ -137,7 +137,7 @@ def _layers(
         "certified": certified,
         "slack": slack,
         "lost": slack and slack_rows(slack.layers),
-        "active": bool(slack) and any(layer.active is not None for layer in slack.layers),
+        "active": slack is not None and any(layer.active is not None for layer in slack.layers),
         "lost_most": slack
         and conclusion(slack, None if analytical is None else analytical.no_bound, fmt.figure),
         "lost_by_type": slack and by_type(slack),
@@ -171,14 +171,18 @@ def _comparison_context(comparison: Comparison) -> dict[str, Any]:
 
 def _sections(context: Mapping[str, Any], drawn: Mapping[str, Chart]) -> list[tuple[str, str]]:
     """Anchors and words of the sections that the page has."""
+    # An inspection is about the layers: what was looked at comes after them.
+    pictures = ("pictures", "Pictures", context.get("groups"))
+    first, last = ([], [pictures]) if context.get("told") else ([pictures], [])
     found = [
         ("quantities", "Quantities", context.get("rows") or context.get("lines")),
         ("local", "Lip(x)", "quantiles" in context),
         ("stretch", "Distance", "stretch" in drawn),
-        ("pictures", "Pictures", context.get("groups")),
+        *first,
         ("units", "Open units", context.get("open_units")),
         ("layers", "Layers", context.get("bounds") or context.get("layers") or context.get("lost")),
         ("certificate", "Certificate", context.get("certified")),
+        *last,
         ("slopes", "Mean slopes", "slopes" in drawn),
         ("mean-field", "Random weights", context.get("random")),
         ("kinds", "Kinds", True),
