@@ -35,7 +35,7 @@ def stretch_figure(result: Result) -> Figure | None:
     if result.empirical is not None:
         lines.append((r"$L_\mathrm{emp}$", result.empirical.value))
     for words, value in lines:
-        if value > 0:
+        if 1e-200 <= value <= 1e200:
             axes.axhline(value, color=LOWER, linestyle="--", linewidth=1)
             axes.annotate(
                 f"{words} {fmt.figure(value, 'lower')}", (1, value), xycoords=("axes fraction", "data"),
