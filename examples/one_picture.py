@@ -69,7 +69,7 @@ def draw_unit(axes) -> None:
 
 def draw_network(axes, module: nn.Module, x: Tensor, found: dict[str, tuple[float, str]]) -> None:
     """The network's graph with its steepest pair, and the wedges that no other value can lie in."""
-    line = torch.linspace(-2.2, 2.2, 2001, dtype=torch.float64)[:, None]
+    line = torch.linspace(-2.2, 2.2, 441, dtype=torch.float64)[:, None]
     _, pair = lipscope.empirical(lipscope.from_torch(module, (1,)), lipscope.load_samples(x))
     ends = torch.stack([pair.x1, pair.x2])
     with torch.no_grad():
