@@ -5,7 +5,8 @@ Usage: python benchmarks/tools.py [--auto-lirpa PYTHON] [--limit 120] [--seconds
 Needs the optional dependencies `bench` and `deel`; a tool that is missing leaves its columns empty. Three tables:
 
 global  L over all inputs, Euclidean: LipSDP-Neuron (written out in cvxpy, solved by Clarabel) and ECLipsE (eclipse-nn).
-ball    L over an ℓ_∞ ball, ℓ_∞ → ℓ_∞: auto_LiRPA, in the other Python `PYTHON` (see auto_lirpa.py).
+ball    L over an ℓ_∞ ball, ℓ_∞ → ℓ_∞: lipscope's `ball` and `exact` (the upper end of the bracket, closed or not) and
+        auto_LiRPA, in the other Python `PYTHON` (see auto_lirpa.py).
 layers  classifiers of digits: one of 1-Lipschitz layers (deel-torchlip) and a plain one.
 
 `lower` is attained by a pair of inputs, `lipscope` is proved with rounding included; the others' values are what they
@@ -100,7 +101,7 @@ def compare_globally(options: argparse.Namespace, networks: dict[str, nn.Sequent
             found[0][1].value,
             best.value,
             f"{seconds:.2f}",
-            *_cells(theirs, options),
+            *_cells(theirs),
         )
 
 
@@ -108,20 +109,21 @@ def compare_over_balls(
     options: argparse.Namespace, networks: dict[str, tuple[nn.Sequential, Tensor]]
 ) -> None:
     print("\nover ‖x − centre‖_∞ ≤ radius, ℓ_∞ → ℓ_∞: value and seconds")
-    widths = (20, 7, 8, 9, 7, 10, 7, 7)
-    row(widths, "network", "radius", "lower", "lipscope", "s", "auto_LiRPA", "s", "looser")
+    widths = (22, 7, 8, 8, 7, 8, 7, 10, 7, 9)
+    row(widths, "network", "radius", "lower", "ball", "s", "exact", "s", "auto_LiRPA", "s", "to ball")
     for name, (module, center) in networks.items():
         graph = lipscope.from_torch(module, tuple(center.shape))
         for radius in options.radii:
-            attained, _ = lipscope.ascent(
-                graph, norm="inf", center=center, radius=radius, ball_norm="inf", seconds=4
-            )
+            over = {"norm": "inf", "center": center, "radius": radius, "ball_norm": "inf"}
+            attained, _ = lipscope.ascent(graph, seconds=4.0, **over)
             started = time.perf_counter()
-            proved = lipscope.ball(graph, center, radius, ball_norm="inf", norm="inf")
+            proved = lipscope.ball(graph, **over)
             seconds = time.perf_counter() - started
+            searched, _ = lipscope.exact(graph, seconds=options.seconds, max_units=1000, **over)
             theirs = auto_lirpa(options.auto_lirpa, module, center, radius, options.limit)
             row(
-                widths, name, radius, attained.value, proved.value, f"{seconds:.2f}", *_cells([theirs], options),
+                widths, name, radius, max(attained.value, searched.lower), proved.value, f"{seconds:.2f}",
+                searched.upper, f"{searched.cost.seconds:.2f}", *_cells([theirs]),
                 f"{theirs[0] / proved.value:.2f} ×" if theirs else "",
             )  # fmt: skip
 
@@ -187,7 +189,7 @@ class _Scaled(nn.Module):
         return self.model.vanilla_export()
 
 
-def _cells(jobs: Sequence[Job | None], options: argparse.Namespace) -> list[object]:
+def _cells(jobs: Sequence[Job | None]) -> list[object]:
     shown: list[object] = []
     for job in jobs:
         shown += [job[0], f"{job[1]:.2f}"] if job else ["–", "–"]
