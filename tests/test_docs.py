@@ -174,11 +174,9 @@ def test_commands_in_the_documentation_exist_with_their_options() -> None:
     seen, wrong = set(), []
     for page in PAGES:
         text = page.read_text("utf-8")
-        code = [line for block in blocks(text) for line in block.text.replace("\\\n", " ").splitlines()]
-        code += re.findall(r"`([^`\n]+)`", text)
-        for name, rest in re.findall(
-            r"^(?:\$ |.* )?lipscope ([a-z-]+)(?= |$)(.*)$", "\n".join(code), re.MULTILINE
-        ):
+        shells = [block.text.replace("\\\n", " ") for block in blocks(text) if block.language != "python"]
+        code = "\n".join(shells + re.findall(r"`([^`\n]+)`", text))
+        for name, rest in re.findall(r"^(?:\$ )?lipscope ([a-z-]+)(?= |$)(.*)$", code, re.MULTILINE):
             seen.add(name)
             unknown = set(re.findall(r"(?<!\S)--[a-z][a-z-]*", rest)) - options.get(name, set())
             if name not in options or unknown:
