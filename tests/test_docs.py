@@ -143,7 +143,7 @@ def test_a_tutorial_prints_what_it_shows(pages: list[str], folder: Path) -> None
 
 def commands_with_output(text: str) -> Iterator[tuple[str, str]]:
     """The commands of a console block and what each prints; of those that show nothing, none are run."""
-    for part in re.split(r"^\$ ", text, flags=re.MULTILINE)[1:]:
+    for part in re.split(r"^\$ ", text.replace("\\\n", " "), flags=re.MULTILINE)[1:]:
         command, _, shown = part.partition("\n")
         if shown.strip():
             yield command, shown
@@ -251,6 +251,15 @@ def test_every_exit_code_is_documented() -> None:
     }
     assert {kind.exit_code for kind in kinds(lipscope.LipscopeError)} <= documented
     assert {0, 130} <= documented
+
+
+def test_the_picture_of_the_idea_is_drawn_from_bounds_in_order(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    drawn = runpy.run_path(str(ROOT / "examples" / "one_picture.py"))["main"](str(tmp_path / "picture.svg"))
+    found = {name: value for name, (value, _) in drawn.items()}
+    assert max(found["empirical"], found["local"], found["ascent"]) <= found["exact"] * (1 + 1e-6)
+    assert found["exact"] <= found["certified"] <= found["analytical"]
+    assert (tmp_path / "picture.svg").read_bytes().startswith(b"<?xml")
 
 
 # ---- the site ---------------------------------------------------------------------------------------
