@@ -281,8 +281,11 @@ def test_the_site_builds_strictly_and_is_complete(tmp_path: Path) -> None:
             re.search(rf'id="lipscope\.[\w.]*{name}"', pages["api.html"])
             or f"lipscope.{name}<" in pages["api.html"]
         )
-    for name in typer.main.get_command(app).commands:  # type: ignore[attr-defined]
+    for name, command in typer.main.get_command(app).commands.items():  # type: ignore[attr-defined]
         assert f">lipscope {name}" in pages["commands.html"]
+        for parameter in command.params:
+            if parameter.param_type_name == "option" and parameter.name != "help":
+                assert f"<code>{parameter.opts[0]}</code>" in pages["commands.html"]
     for name in ("Result", "Bracket", "Witness"):
         assert f'id="{name.lower()}"' in pages["records.html"]
     for name, page in pages.items():
