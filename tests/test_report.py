@@ -266,7 +266,7 @@ def with_levels(result: Result) -> Result:
             name="second_moment",
             value=value,
             method="block Lanczos on the streamed second moment",
-            source="DESIGN section 2",
+            source="Constantine 2015",
             cost=Cost(seconds=12.0, forward_passes=8000.0),
             reading=reading,  # type: ignore[arg-type]
             leading=[value, 0.8 * value, 0.7 * value],
