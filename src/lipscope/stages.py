@@ -109,7 +109,7 @@ def certify_in(stages: Stages, graph: Graph, effort: Effort, seconds: float | No
         name="certified",
         value=best.value,
         method="quadratic certificates of pieces of the network, each proved by Cholesky factorisations",
-        source="DESIGN 3.3; Fazlyab et al. 2019 (the semidefinite program of the dense structure)",
+        source="docs/design/quadratic-certificates.md; Fazlyab et al. 2019 (the program of the dense structure)",
         cost=Cost(seconds=time.perf_counter() - started),
         no_bound=norm_bounds(graph).no_bound(graph) if math.isinf(best.value) else None,
         effort=effort,

@@ -41,7 +41,7 @@ def sensitive(
         One record a sample, in the order given, and the tensors `{k}.x` and `{k}.v`, shapes (*in), of the k-th:
         the sample and the unit vector that ‖J(x) v‖ = σ_max(J(x)) holds for (Euclidean norms).
 
-    Source: Zou, Balan, Singh (2020), local Lipschitz constant; DESIGN section 1.
+    Source: Zou, Balan, Singh (2020), local Lipschitz constant.
     """
     working = graph.to(dtype, device)
     found: list[SensitiveInput] = []
