@@ -26,7 +26,8 @@ if TYPE_CHECKING:
     from .analysis import Options, analyze
     from .brackets import BallOptions, bracket
     from .certificates import Certificate, certify, verify
-    from .data import ImagePreprocessing, Samples, load_samples
+    from .comparison import compare
+    from .data import ImagePreprocessing, Labels, Samples, load_labels, load_samples
     from .engines import SERIAL, Engine, RayEngine
     from .errors import (
         CertificateError,
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
         UnsupportedLayerError,
     )
     from .graph import Graph, GraphBuilder, from_torch
+    from .information import fisher
     from .inspection import inspect
     from .jacobian import Jacobian, linearize
     from .models import load_model
@@ -45,26 +47,37 @@ if TYPE_CHECKING:
         analytical,
         ascent,
         ball,
+        concentration,
+        discriminant,
         effective,
         empirical,
         evaluate_pair,
         exact,
+        fisher_bound,
+        fisher_embedding,
+        input_fisher,
+        input_moments,
         local,
+        mean_field,
+        mean_field_theory,
         mean_jacobian_norm,
         mean_slopes,
         mid_range,
+        parameter_fisher,
         scalar_slopes,
         second_moment,
         slack,
     )
-    from .results import Bracket, Inspection, Result
+    from .results import Bracket, Comparison, DiscriminantReport, FisherReport, Inspection, Result
+    from .separation import separate
     from .spectral import SpectralNorm, spectral_norm
 
 _HOMES = {
     "analysis": ("Options", "analyze"),
     "brackets": ("BallOptions", "bracket"),
     "certificates": ("Certificate", "certify", "verify"),
-    "data": ("ImagePreprocessing", "Samples", "load_samples"),
+    "comparison": ("compare",),
+    "data": ("ImagePreprocessing", "Labels", "Samples", "load_labels", "load_samples"),
     "engines": ("SERIAL", "Engine", "RayEngine"),
     "errors": (
         "CertificateError",
@@ -75,6 +88,7 @@ _HOMES = {
         "UnsupportedLayerError",
     ),
     "graph": ("Graph", "GraphBuilder", "from_torch"),
+    "information": ("fisher",),
     "inspection": ("inspect",),
     "jacobian": ("Jacobian", "linearize"),
     "models": ("load_model",),
@@ -83,19 +97,29 @@ _HOMES = {
         "analytical",
         "ascent",
         "ball",
+        "concentration",
+        "discriminant",
         "effective",
         "empirical",
         "evaluate_pair",
         "exact",
+        "fisher_bound",
+        "fisher_embedding",
+        "input_fisher",
+        "input_moments",
         "local",
+        "mean_field",
+        "mean_field_theory",
         "mean_jacobian_norm",
         "mean_slopes",
         "mid_range",
+        "parameter_fisher",
         "scalar_slopes",
         "second_moment",
         "slack",
     ),
-    "results": ("Bracket", "Inspection", "Result"),
+    "results": ("Bracket", "Comparison", "DiscriminantReport", "FisherReport", "Inspection", "Result"),
+    "separation": ("separate",),
     "spectral": ("SpectralNorm", "spectral_norm"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
@@ -106,13 +130,17 @@ __all__ = [
     "Bracket",
     "Certificate",
     "CertificateError",
+    "Comparison",
     "DataError",
+    "DiscriminantReport",
     "Engine",
+    "FisherReport",
     "Graph",
     "GraphBuilder",
     "ImagePreprocessing",
     "Inspection",
     "Jacobian",
+    "Labels",
     "LipscopeError",
     "MeanSlopes",
     "ModelError",
@@ -130,21 +158,34 @@ __all__ = [
     "ball",
     "bracket",
     "certify",
+    "compare",
+    "concentration",
+    "discriminant",
     "effective",
     "empirical",
     "evaluate_pair",
     "exact",
+    "fisher",
+    "fisher_bound",
+    "fisher_embedding",
     "from_torch",
+    "input_fisher",
+    "input_moments",
     "inspect",
     "linearize",
+    "load_labels",
     "load_model",
     "load_samples",
     "local",
+    "mean_field",
+    "mean_field_theory",
     "mean_jacobian_norm",
     "mean_slopes",
     "mid_range",
+    "parameter_fisher",
     "scalar_slopes",
     "second_moment",
+    "separate",
     "slack",
     "spectral_norm",
     "train",
