@@ -188,7 +188,6 @@ __all__ = [
     "separate",
     "slack",
     "spectral_norm",
-    "train",
     "verify",
 ]
 
