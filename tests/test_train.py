@@ -46,6 +46,17 @@ class Block(nn.Module):
         return x + self.second(self.norm(self.first(x)).relu())
 
 
+class Last(nn.Module):
+    """The last output of a recurrent layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.RNN(3, 4, batch_first=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layers(x)[0][:, -1]
+
+
 def mlp(activation: Callable[[], nn.Module] = nn.ReLU) -> Made:
     return nn.Sequential(
         nn.Linear(6, 9), activation(), nn.Linear(9, 8), activation(), nn.Dropout(0.5), nn.Linear(8, 3)
@@ -392,6 +403,8 @@ def test_what_cannot_be_bounded_is_named() -> None:
         constrain(nn.Sequential(nn.Linear(3, 4), nn.PReLU(4), nn.Linear(4, 2)), (3,), 1.0)
     with pytest.raises(UnsupportedLayerError, match=r"0 \(Conv2d\).*affine=True"):
         constrain(nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2, affine=False)), (1, 5, 5), 1.0)
+    with pytest.raises(UnsupportedLayerError, match=r"RNN.*cells"):
+        constrain(Last(), (2, 3), 1.0)
     with pytest.raises(LipscopeError, match="passes no weight"):
         constrain(nn.Sequential(Block(2)), (2, 4, 4), 0.9)
     with pytest.raises(LipscopeError, match="positive"):

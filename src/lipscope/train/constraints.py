@@ -322,6 +322,10 @@ def _place(live: LiveGraph, index: int) -> tuple[str | None, _Place]:
     tensor = next(i for i, t in enumerate(bare.parameters()) if t is weight)
     names = live.sources(weight)
     owners = {name: _owner(live.module, name)[0] for name in names}
+    if any(isinstance(owner, nn.RNNBase) for owner in owners.values()):
+        raise refused(
+            "torch's recurrent layers hold their weights where no parametrization reaches; use its cells"
+        )
     norms = {id(owner): owner for owner in owners.values() if isinstance(owner, _BatchNorm)}
     if not any(name.rpartition(".")[2] in owner._parameters for name, owner in owners.items()) and not norms:
         return None, _Place(network, tensor)
