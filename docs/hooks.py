@@ -55,8 +55,10 @@ def commands_page() -> str:
 
     group: Any = typer.main.get_command(app)
     callbacks = {
-        command.name or command.callback.__name__: command.callback for command in app.registered_commands
-    }  # type: ignore[union-attr]
+        command.name or command.callback.__name__.replace("_", "-"): command.callback
+        for command in app.registered_commands
+        if command.callback is not None
+    }
     parts = ["# Commands", _paragraphs(group.help), "`lipscope --version` prints the version."]
     for name, command in group.commands.items():
         parts.append(f"## lipscope {name}")
