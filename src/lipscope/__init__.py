@@ -10,7 +10,8 @@ Certified from above, attained from below, and effectively on your data:
 
 The pieces alone: `from_torch` imports a module as a graph; `analytical`, `local`, `empirical`,
 `mean_slopes` and `effective` compute one quantity each; `linearize` and `spectral_norm` give the
-Jacobian operator and its norm. Names are imported on first use, so `import lipscope` is cheap.
+Jacobian operator and its norm; `lipscope.train` has penalties and constraints for training. Names are
+imported on first use, so `import lipscope` is cheap.
 """
 
 from __future__ import annotations
@@ -21,9 +22,11 @@ from typing import TYPE_CHECKING, Any
 from ._version import __version__
 
 if TYPE_CHECKING:
+    from . import train
     from .analysis import Options, analyze
     from .brackets import BallOptions, bracket
     from .certificates import Certificate, certify, verify
+    from .comparison import compare
     from .data import ImagePreprocessing, Labels, Samples, load_labels, load_samples
     from .engines import SERIAL, Engine, RayEngine
     from .errors import (
@@ -44,6 +47,7 @@ if TYPE_CHECKING:
         analytical,
         ascent,
         ball,
+        concentration,
         discriminant,
         effective,
         empirical,
@@ -52,7 +56,10 @@ if TYPE_CHECKING:
         fisher_bound,
         fisher_embedding,
         input_fisher,
+        input_moments,
         local,
+        mean_field,
+        mean_field_theory,
         mean_jacobian_norm,
         mean_slopes,
         mid_range,
@@ -61,7 +68,7 @@ if TYPE_CHECKING:
         second_moment,
         slack,
     )
-    from .results import Bracket, DiscriminantReport, FisherReport, Inspection, Result
+    from .results import Bracket, Comparison, DiscriminantReport, FisherReport, Inspection, Result
     from .separation import separate
     from .spectral import SpectralNorm, spectral_norm
 
@@ -69,6 +76,7 @@ _HOMES = {
     "analysis": ("Options", "analyze"),
     "brackets": ("BallOptions", "bracket"),
     "certificates": ("Certificate", "certify", "verify"),
+    "comparison": ("compare",),
     "data": ("ImagePreprocessing", "Labels", "Samples", "load_labels", "load_samples"),
     "engines": ("SERIAL", "Engine", "RayEngine"),
     "errors": (
@@ -89,6 +97,7 @@ _HOMES = {
         "analytical",
         "ascent",
         "ball",
+        "concentration",
         "discriminant",
         "effective",
         "empirical",
@@ -97,7 +106,10 @@ _HOMES = {
         "fisher_bound",
         "fisher_embedding",
         "input_fisher",
+        "input_moments",
         "local",
+        "mean_field",
+        "mean_field_theory",
         "mean_jacobian_norm",
         "mean_slopes",
         "mid_range",
@@ -106,7 +118,7 @@ _HOMES = {
         "second_moment",
         "slack",
     ),
-    "results": ("Bracket", "DiscriminantReport", "FisherReport", "Inspection", "Result"),
+    "results": ("Bracket", "Comparison", "DiscriminantReport", "FisherReport", "Inspection", "Result"),
     "separation": ("separate",),
     "spectral": ("SpectralNorm", "spectral_norm"),
 }
@@ -118,6 +130,7 @@ __all__ = [
     "Bracket",
     "Certificate",
     "CertificateError",
+    "Comparison",
     "DataError",
     "DiscriminantReport",
     "Engine",
@@ -145,6 +158,8 @@ __all__ = [
     "ball",
     "bracket",
     "certify",
+    "compare",
+    "concentration",
     "discriminant",
     "effective",
     "empirical",
@@ -155,12 +170,15 @@ __all__ = [
     "fisher_embedding",
     "from_torch",
     "input_fisher",
+    "input_moments",
     "inspect",
     "linearize",
     "load_labels",
     "load_model",
     "load_samples",
     "local",
+    "mean_field",
+    "mean_field_theory",
     "mean_jacobian_norm",
     "mean_slopes",
     "mid_range",
@@ -170,11 +188,18 @@ __all__ = [
     "separate",
     "slack",
     "spectral_norm",
+    "train",
     "verify",
 ]
 
 
+_PACKAGES = ("train",)
+"""Packages that are imported on first use too."""
+
+
 def __getattr__(name: str) -> Any:
+    if name in _PACKAGES:
+        return import_module(f".{name}", __name__)
     if name not in _HOME_OF:
         raise AttributeError(f"module 'lipscope' has no attribute {name!r}")
     return getattr(import_module(f".{_HOME_OF[name]}", __name__), name)
