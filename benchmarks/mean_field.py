@@ -59,7 +59,7 @@ def main() -> None:
         redraw(graph, scales, seed)
         random.append(lipscope.mean_field(graph, samples, **settings))
     for name in NAMES:
-        print(f"{name:<24}{'theory':>9}{'redrawn, mean and range':>32}{'trained':>10}")
+        print(f"{name:<24}{'theory':>9}{'redrawn, mean and range':>36}{'trained':>10}")
         redrawn = np.array([figures(field, name) for field in random])
         for place, row in enumerate(trained.layers):
             column = redrawn[:, place]
@@ -67,11 +67,11 @@ def main() -> None:
                 continue
             spread = f"{column.mean():.4g}  [{column.min():.4g}, {column.max():.4g}]"
             own = figures(trained, name)[place]
-            print(f"  {row.place:<22}{getattr(row.predicted, name):>9.4g}{spread:>32}{own:>10.4g}")
+            print(f"  {row.place:<22}{getattr(row.predicted, name):>9.4g}{spread:>36}{own:>10.4g}")
     norms = np.array([field.measured_frobenius.value for field in random])
     spread = f"{norms.mean():.4g}  [{norms.min():.4g}, {norms.max():.4g}]"
     own = trained.measured_frobenius.value
-    print(f"{'‖J‖_F²':<24}{trained.frobenius:>9.4g}{spread:>32}{own:>10.4g}")
+    print(f"{'‖J‖_F²':<24}{trained.frobenius:>9.4g}{spread:>36}{own:>10.4g}")
 
 
 if __name__ == "__main__":

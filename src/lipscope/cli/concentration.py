@@ -54,7 +54,8 @@ def concentration(
     ] = None,
     state: State = None,
     input_shape: Annotated[
-        str | None, typer.Option(help="Per-sample input shape, such as 3x224x224. Default: the model's.")
+        str | None,
+        typer.Option(help="Per-sample input shape, such as 3x224x224. Default: the model's or the data's."),
     ] = None,
     seed: Seed = 0,
     device: Annotated[
@@ -76,7 +77,7 @@ def concentration(
     from ..tails import Noise, noise_tails
 
     loaded, shape = load(model, state, input_shape)
-    if shape is None:
+    if shape is None and at == "zeros":
         raise DataError("the model's --input-shape is needed, such as 3x224x224")
     center, label = one_input("--at", at, shape, loaded, number)
     noise = Noise(center, sigma, law, label)

@@ -79,9 +79,13 @@ def image_preprocessing(
 
 
 def one_input(
-    option: str, source: str, shape: tuple[int, ...], loaded: LoadedModel, number: int | None = None
+    option: str, source: str, shape: tuple[int, ...] | None, loaded: LoadedModel, number: int | None = None
 ) -> tuple[Tensor, str]:
-    """One input as the network takes it and what to call it: `zeros`, or a sample of data (None: of one sample).
+    """One input as the network takes it and what to call it.
+
+    Args:
+        source: data, or `zeros` (which need the shape).
+        number: which sample of the data; None if they must hold one alone.
 
     Raises:
         DataError: it cannot be read, or there is no such sample.
@@ -90,7 +94,7 @@ def one_input(
 
     from ..data import load_samples
 
-    if source == "zeros":
+    if source == "zeros" and shape is not None:
         return torch.zeros(shape), source
     samples = load_samples(source, shape, image_preprocessing(loaded, shape, None, None, None))
     if number is None and len(samples) != 1:
