@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 from ._version import __version__
 
 if TYPE_CHECKING:
-    from . import train
+    from . import train as train
     from .analysis import Options, analyze
     from .brackets import BallOptions, bracket
     from .certificates import Certificate, certify, verify
@@ -215,7 +215,6 @@ __all__ = [
     "separate",
     "slack",
     "spectral_norm",
-    "train",
     "verify",
 ]
 

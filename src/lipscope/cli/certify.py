@@ -37,7 +37,8 @@ def certify(
     output: Annotated[
         Path | None,
         typer.Option(
-            help="Run folder for bracket.json, the certificate and the witnesses. Default: a folder under runs/."
+            help="Run folder for bracket.json, report.html, the certificate and the witnesses. "
+            "Default: a folder under runs/."
         ),
     ] = None,
     state: State = None,
@@ -76,4 +77,4 @@ def certify(
             output=folder, name=loaded.name, seed=seed, progress=progress,
         )  # fmt: skip
     print_bracket(found, open_console(error=False))
-    say(f"\nwrote {escaped(str(folder / 'bracket.json'))}")
+    say(f"\nwrote {escaped(str(folder / 'bracket.json'))} and {escaped(str(folder / 'report.html'))}")
