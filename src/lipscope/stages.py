@@ -12,13 +12,13 @@ from typing import Any, Literal, TypeVar
 
 import torch
 from pydantic import TypeAdapter
-from torch import Tensor
+from torch import Tensor, nn
 
 from ._version import __version__
 from .certificates import Effort, improve, norm_bounds
-from .data import Samples
-from .errors import ModelError
-from .graph import Graph
+from .data import ImagePreprocessing, Samples, load_samples
+from .errors import DataError, ModelError
+from .graph import Graph, from_torch
 from .progress import Progress
 from .quantities import Pair
 from .quantities.checkpoint import no_checkpoint
@@ -116,6 +116,33 @@ def certify_in(stages: Stages, graph: Graph, effort: Effort, seconds: float | No
         pieces=best.pieces,
         file=None if stages.folder is None else CERTIFICATE,
     )
+
+
+def network_and_data(
+    module: nn.Module | Graph,
+    input_shape: tuple[int, ...] | None,
+    data: Any,
+    preprocess: ImagePreprocessing | None,
+) -> tuple[Graph, Samples | None]:
+    """The graph, and the samples if there are data, checked to fit.
+
+    Raises:
+        DataError: they do not fit, or there is no input shape.
+    """
+    if isinstance(module, Graph):
+        input_shape = module.input_shape
+    given = None
+    if data is not None:
+        given = data if isinstance(data, Samples) else load_samples(data, input_shape, preprocess)
+        input_shape = input_shape or given.shape
+    if input_shape is None:
+        raise DataError("the model's input shape is needed, such as 3x224x224")
+    graph = module if isinstance(module, Graph) else from_torch(module, input_shape)
+    if given is not None and given.shape != graph.input_shape:
+        raise DataError(
+            f"{given.name}: samples of shape {given.shape}, but the model takes {graph.input_shape}"
+        )
+    return graph, given
 
 
 def model_info(graph: Graph, label: str) -> ModelInfo:
