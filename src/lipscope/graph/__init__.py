@@ -3,5 +3,6 @@
 from .graph import INPUT, Graph, GraphBuilder, Node, Slopes
 from .simplify import fuse_scalings
 from .torch_import import from_torch
+from .traced import TracedModule
 
-__all__ = ["INPUT", "Graph", "GraphBuilder", "Node", "Slopes", "from_torch", "fuse_scalings"]
+__all__ = ["INPUT", "Graph", "GraphBuilder", "Node", "Slopes", "TracedModule", "from_torch", "fuse_scalings"]

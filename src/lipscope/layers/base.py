@@ -102,6 +102,13 @@ class Layer(ABC):
         """An interval proved to hold every entry of the output, given one for each input."""
         return UNBOUNDED
 
+    def same_as(self, other: Layer | None) -> bool:
+        """Whether the other layer is of the same type with equal fields, numbers and all."""
+        if type(self) is not type(other):
+            return False
+        pairs = ((value, getattr(other, name)) for name, value in vars(self).items())
+        return all(_equal(mine, theirs) for mine, theirs in pairs)
+
     @abstractmethod
     def lipschitz_in(self, norm: Norm, bounds: Sequence[float], shapes: Sequence[Shape]) -> float:
         """`lipschitz` in another norm: every constant is from the ℓ_q norm of the input to that of the output."""
@@ -122,6 +129,16 @@ class Layer(ABC):
         values = [getattr(self, field.name) for field in dataclasses.fields(self)]  # type: ignore[arg-type]
         nested = [p for v in values if isinstance(v, Layer) for p in v.parameters()]
         return [v for v in values if isinstance(v, Tensor)] + nested
+
+
+def _equal(first: object, second: object) -> bool:
+    if isinstance(first, Layer):
+        return isinstance(second, Layer) and first.same_as(second)
+    if isinstance(first, Tensor):
+        return isinstance(second, Tensor) and first.dtype == second.dtype and torch.equal(first, second)
+    if isinstance(first, (tuple, list)) and type(first) is type(second):
+        return len(first) == len(second) and all(map(_equal, first, second))
+    return first is second or bool(first == second)
 
 
 _KNOWN_CONSTANTS: WeakKeyDictionary[Layer, dict[tuple[Shape, ...], float]] = WeakKeyDictionary()
@@ -174,6 +191,21 @@ class LinearLayer(Layer):
         offset = 0.0 if self.offset is None else float(self.offset.abs().max())
         reach = up_sum(reach, offset)
         return -reach, reach
+
+    def quick_norm(self, shapes: Sequence[Shape]) -> float:
+        """A certified upper bound of the spectral norm that is as cheap as a few products with T.
+
+        The default is `norm`; layers with large weights have something quicker, and looser. For entries
+        ≥ 0 it grows with each of them.
+        """
+        return self.norm(shapes)
+
+    def minus(self, other: Layer) -> LinearLayer | None:
+        """T − T' for another layer of the same form, as a layer whose entries are rounded once (`entry_error`).
+
+        None where there is no rule, or the forms differ. What T and T' are uncertain by is not included.
+        """
+        return None
 
     def filter(self, shape: Shape) -> Filter | None:
         """The layer as a translation-invariant filter on inputs of the shape, or None if it is not one."""

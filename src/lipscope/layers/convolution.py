@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ..certified import convolution_norm_upper, spectral_norm_upper
+from ..certified import convolution_norm_upper, quick_norm_upper, spectral_norm_upper
+from ..rounding import UNIT
 from ..windows import Windows, per_dimension, polyphase
 from .base import Filter, Layer, LinearLayer, Shape, TracedCall, torch_rule
 
@@ -80,6 +81,22 @@ class Convolution(LinearLayer):
             return spectral_norm_upper(matrix, self.entry_error)
         return self.torus_norm()
 
+    def quick_norm(self, shapes: Sequence[Shape]) -> float:
+        return quick_norm_upper(
+            self.weight,
+            stride=self.windows.stride,
+            dilation=self.windows.dilation,
+            groups=self.groups,
+            relative_error=self.entry_error,
+        )
+
+    def minus(self, other: Layer) -> Convolution | None:
+        if not isinstance(other, Convolution) or other.weight.shape != self.weight.shape:
+            return None
+        if (other.windows, other.groups) != (self.windows, self.groups):
+            return None
+        return Convolution(self.weight - other.weight, self.windows, self.groups, entry_error=2 * UNIT)
+
     def filter(self, shape: Shape) -> Filter | None:
         w = self.windows
         c_out, c_in = self.weight.shape[:2]
@@ -136,6 +153,15 @@ class TransposedConvolution(LinearLayer):
 
     def norm(self, shapes: Sequence[Shape]) -> float:
         return self.adjoint.norm(shapes)
+
+    def quick_norm(self, shapes: Sequence[Shape]) -> float:
+        return self.adjoint.quick_norm(shapes)
+
+    def minus(self, other: Layer) -> TransposedConvolution | None:
+        if not isinstance(other, TransposedConvolution):
+            return None
+        difference = self.adjoint.minus(other.adjoint)
+        return None if difference is None else TransposedConvolution(difference)
 
     def filter(self, shape: Shape) -> Filter | None:
         adjoint = self.adjoint.filter(shape)

@@ -6,6 +6,7 @@ Euclidean-to-Euclidean Lipschitz constants (norm out per norm in); `squared` is 
 since the source's tables print squared ratios.
 """
 
+from .monitor import Snapshot
 from .quantities import (
     Analytical,
     Attained,
@@ -67,6 +68,7 @@ __all__ = [
     "Result",
     "SecondMoment",
     "Slack",
+    "Snapshot",
     "StretchBin",
     "StretchCurve",
     "UnboundedLayer",
