@@ -122,6 +122,14 @@ class LayerProofs:
             constants.append(moved)
         return DriftBounds(constants, product_rule(graph, constants), drifts), computed
 
+    def with_proofs(self, graph: Graph, bounds: DriftBounds, nodes: Sequence[int]) -> DriftBounds:
+        """The bounds, once the constants of some layers have been proved."""
+        constants = list(bounds.constants)
+        for index in nodes:
+            constants[index] = self._at[index].constant
+        drifts = bounds.drifts | dict.fromkeys(nodes, 1.0)
+        return DriftBounds(constants, product_rule(graph, constants), drifts)
+
     def seconds(self, node: int) -> float:
         """How long the last proof at the node took."""
         return self._at[node].seconds

@@ -3,6 +3,16 @@
 from __future__ import annotations
 
 from .html import render_html, write_html
+from .monitor import LiveView, print_log
 from .terminal import print_bracket, print_checks, print_inspection, print_result
 
-__all__ = ["print_bracket", "print_checks", "print_inspection", "print_result", "render_html", "write_html"]
+__all__ = [
+    "LiveView",
+    "print_bracket",
+    "print_checks",
+    "print_inspection",
+    "print_log",
+    "print_result",
+    "render_html",
+    "write_html",
+]

@@ -39,7 +39,7 @@ from .slack import (
     won_back,
 )
 
-_STYLES: dict[Kind, str] = {"upper": "magenta", "lower": "green", "estimate": "cyan"}
+STYLES: dict[Kind, str] = {"upper": "magenta", "lower": "green", "estimate": "cyan"}
 _ASCII = str.maketrans(
     {
         "≤": "<=",
@@ -57,7 +57,7 @@ _ASCII = str.maketrans(
         "√": "sqrt ",
         "λ": "lambda",
         "ᵀ": "^T",
-        "█": "#",
+        **dict(zip("▁▂▃▄▅▆▇█", "__--==##", strict=True)),
     }
 )
 _ROOM_FOR_MEANING = 110
@@ -76,14 +76,14 @@ def print_result(result: Result, console: Console) -> None:
 def print_checks(checks: Sequence[Check], console: Console) -> None:
     """Print each bound as claimed and as found again."""
     printer = _Printer(console)
-    table = _empty_table()
+    table = empty_table()
     for title in ("Bound", "Kind", "Claimed", "Found", ""):
         table.add_column(title, justify="right" if title in ("Claimed", "Found") else "left")
     for check in checks:
         verdict = "confirmed" if check.holds else f"NOT CONFIRMED {fmt.plain(check.reason)}".strip()
         table.add_row(
             printer._text(check.name),
-            printer._text(f"{SIGNS[check.kind]} {check.kind}", _STYLES[check.kind]),
+            printer._text(f"{SIGNS[check.kind]} {check.kind}", STYLES[check.kind]),
             printer._text(fmt.number(check.claimed, check.kind, digits=7)),
             printer._text(fmt.number(check.found, check.kind, digits=7)),
             printer._text(verdict, "green" if check.holds else "bold red"),
@@ -105,14 +105,14 @@ def print_bracket(bracket: Bracket, console: Console) -> None:
     where = fmt.GLOBALLY if bracket.ball is None else fmt.OVER_BALL
     printer._bounds(bracket.lower, bracket.upper, bracket.no_bound, where)
     console.print()
-    table = _empty_table()
+    table = empty_table()
     for heading in ("Bound", "Kind", "Value", "Cost", "How"):
         table.add_column(heading, justify="right" if heading in ("Value", "Cost") else "left")
     for bound in sorted(bracket.bounds, key=lambda bound: -bound.value):
         table.add_row(
             printer._text(bound.name),
-            printer._text(f"{SIGNS[bound.kind]} {bound.kind}", _STYLES[bound.kind]),
-            printer._text(fmt.number(bound.value, bound.kind), f"bold {_STYLES[bound.kind]}"),
+            printer._text(f"{SIGNS[bound.kind]} {bound.kind}", STYLES[bound.kind]),
+            printer._text(fmt.number(bound.value, bound.kind), f"bold {STYLES[bound.kind]}"),
             printer._text(fmt.duration(bound.cost.seconds), "dim"),
             printer._text(_how(bound), "dim"),
         )
@@ -148,12 +148,24 @@ def _how(bound: Quantity) -> str:
     return fmt.no_upper(where) + fmt.reason(bound.no_bound)
 
 
+def unicode(console: Console) -> bool:
+    """Whether the console can show more than ASCII."""
+    return console.encoding.lower().startswith("utf")
+
+
+def console_text(console: Console, text: str, style: str = "") -> Text:
+    """Text as the console can show it. Never markup: names may hold brackets."""
+    if not unicode(console):
+        encoding = console.encoding
+        text = text.translate(_ASCII).encode(encoding, "backslashreplace").decode(encoding)
+    return Text(text, style=style, overflow="fold")
+
+
 class _Printer:
-    """Prints on one console: knows its width and whether it can show more than ASCII."""
+    """Prints on one console."""
 
     def __init__(self, console: Console) -> None:
         self.console = console
-        self.unicode = console.encoding.lower().startswith("utf")
 
     def show(self, result: Result) -> None:
         self.console.print()
@@ -170,11 +182,7 @@ class _Printer:
         self._notices(result)
 
     def _text(self, text: str, style: str = "") -> Text:
-        """Never markup: names may hold brackets."""
-        if not self.unicode:
-            encoding = self.console.encoding
-            text = text.translate(_ASCII).encode(encoding, "backslashreplace").decode(encoding)
-        return Text(text, style=style, overflow="fold")
+        return console_text(self.console, text, style)
 
     def _header(self, result: Result) -> None:
         samples = result.data.samples
@@ -187,9 +195,9 @@ class _Printer:
     ) -> None:
         low, between, high = fmt.bracket(lower, upper, where)
         line = Text.assemble(
-            self._text(low, f"bold {_STYLES['lower']}"),
+            self._text(low, f"bold {STYLES['lower']}"),
             self._text(between),
-            self._text(high, f"bold {_STYLES['upper']}"),
+            self._text(high, f"bold {STYLES['upper']}"),
         )
         if upper == math.inf:
             line.append_text(self._text(fmt.reason(no_bound)))
@@ -203,7 +211,7 @@ class _Printer:
 
     def _table(self, found: list[Row]) -> None:
         """One row a quantity, its meaning in the last column."""
-        table = _empty_table()
+        table = empty_table()
         table.add_column("Quantity", no_wrap=True)
         table.add_column("Kind", no_wrap=True)
         table.add_column("Value", justify="right", no_wrap=True)
@@ -253,7 +261,7 @@ class _Printer:
                 cell.align("right" if column >= 2 else "left", width)
             self.console.print(Text("  ").join(line))
             if place == 0:
-                rule = "─" if self.unicode else "-"
+                rule = "─" if unicode(self.console) else "-"
                 self.console.print(Text(rule * min(self.console.width, sum(widths) + 2 * len(widths) - 2)))
                 continue
             row = found[place - 1]
@@ -262,7 +270,7 @@ class _Printer:
             self.console.print(Padding.indent(self._text("; ".join(notes), "dim"), 2))
 
     def _figures(self, row: Row) -> tuple[Text, Text, Text, Text]:
-        style = _STYLES[row.kind]
+        style = STYLES[row.kind]
         return (
             self._text(f"{row.name} {row.symbol_text}"),
             self._text(f"{SIGNS[row.kind]} {row.kind}", style),
@@ -271,7 +279,7 @@ class _Printer:
         )
 
     def _slopes(self, slopes: list[LayerSlope]) -> None:
-        table = _empty_table()
+        table = empty_table()
         table.add_column("Mean slope p_k", overflow="fold")
         table.add_column("active", justify="right", no_wrap=True)
         table.add_column("secant", justify="right", no_wrap=True)
@@ -307,7 +315,7 @@ class _Printer:
             ("Share", 0, lambda row: row.share),
         ]
         shown = [(title, cell) for title, least, cell in columns if width >= least]
-        table = _empty_table()
+        table = empty_table()
         table.add_column("Layer", overflow="fold")
         if width >= _ROOM_FOR_SHAPES:
             table.add_column("Output shape", no_wrap=True)
@@ -337,7 +345,7 @@ class _Printer:
 
     def _pieces(self, certified: Certified, slack: Slack) -> None:
         """What the certificate wins back, piece by piece."""
-        table = _empty_table()
+        table = empty_table()
         table.add_column("Piece of the certificate", overflow="fold")
         for title in ("By norms ≤", "Certified ≤", "Stretch", "Won back"):
             table.add_column(self._text(title), justify="right", no_wrap=True)
@@ -366,5 +374,6 @@ class _Printer:
         self.console.print(self._text(notice, "yellow"))
 
 
-def _empty_table() -> Table:
+def empty_table() -> Table:
+    """A table in the house style, without columns."""
     return Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)

@@ -11,7 +11,7 @@ _SAVED = 2.0
 class Account:
     """Time earned by a share of all time, and spent on one kind of work.
 
-    What is earned beyond twice the dearest expense is lost: a long pause is not followed by a rush.
+    What is earned beyond twice the dearest that was asked for is lost: a long pause is not followed by a rush.
     """
 
     share: float
@@ -25,11 +25,11 @@ class Account:
         self.credit = min(self.credit + self.share * seconds, max(self.credit, _SAVED * self.dearest))
 
     def affords(self, seconds: float) -> bool:
-        """Whether so much can be spent now."""
+        """Whether so much can be spent now; if not, it will be saved for."""
+        self.dearest = max(self.dearest, seconds)
         return self.share >= 1.0 or seconds <= self.credit
 
     def spend(self, seconds: float) -> None:
         """So much was spent; more than was earned is a debt."""
         self.credit -= seconds
         self.spent += seconds
-        self.dearest = max(self.dearest, seconds)

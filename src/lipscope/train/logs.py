@@ -21,34 +21,37 @@ _FIRST = ("step", "seconds")
 class CsvLog:
     """Writes each snapshot as a line of a CSV file: step, seconds and `Snapshot.numbers`.
 
-    A file that exists is continued. Of what it holds, lines from the first snapshot's step on are replaced: they are of a
-    run that was cut off and is now resumed from earlier, or begun anew. If numbers come up that have no
-    column yet (a layer was added), the file is written anew with one.
+    If numbers come up that have no column yet (a layer was added), the file is written anew with one.
+
+    Args:
+        path: of the file; the folder is made if need be.
+        append: go on with a file that exists, as when a training is resumed: its lines from the step of the first
+            snapshot on, of a run that was cut off later, are replaced. Else it is begun anew.
 
     Raises:
         RunFolderError: the file cannot be written.
         DataError: it exists and is no such log.
     """
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | Path, append: bool = False) -> None:
         self.path = Path(path)
         self._columns: list[str] = []
-        self._rows_kept = False
+        self._begun, self._kept = False, append
 
     def __call__(self, snapshot: Snapshot) -> None:
         """Write one line."""
         row: Row = {"step": snapshot.step, "seconds": snapshot.seconds, **snapshot.numbers}
         try:
-            if self._rows_kept and set(row) <= set(self._columns):
+            if self._begun and set(row) <= set(self._columns):
                 with self.path.open("a", newline="", encoding="utf-8") as file:
                     csv.DictWriter(file, self._columns).writerow(row)
                 return
-            known = read_log(self.path) if self.path.exists() else []
+            known = read_log(self.path) if self._kept and self.path.exists() else []
             rows = [old for old in known if old["step"] < row["step"]] + [row]
             self._columns = list(dict.fromkeys(name for one in rows for name in one))
             self.path.parent.mkdir(parents=True, exist_ok=True)
             write_atomically(self.path, lambda file: _write(file, self._columns, rows))
-            self._rows_kept = True
+            self._begun = self._kept = True
         except OSError as error:
             raise RunFolderError(f"cannot write {self.path}: {error.strerror or error}") from error
 

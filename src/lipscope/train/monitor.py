@@ -166,9 +166,6 @@ class Monitor:
         # What is slow once, the first time, tells nothing about the next: the first snapshot may come at once.
         self._expected, self._snapshots = 0.0, 0
         self._measuring, self._proving = Account(share), Account(share)
-        self._proving.dearest = max(
-            (self._proofs.seconds(i) for i in range(1, len(self.graph.nodes))), default=0.0
-        )
         self.setup_seconds = time.perf_counter() - started
         self._last = time.perf_counter()
 
@@ -296,7 +293,7 @@ class Monitor:
                 nodes = self._due(bounds, everything=proofs == "all")
                 if nodes:
                     computed += self._proofs.prove(graph, nodes)
-                    bounds, _ = self._proofs.bounds(graph)
+                    bounds = self._proofs.with_proofs(graph, bounds, nodes)
         self.pair = pair
         self._snapshots += 1
         total = self._elapsed + time.perf_counter() - started
