@@ -13,21 +13,23 @@ import copy
 import statistics
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import torch
 from shared import perceptron, row
 from torch import Tensor, nn
 
 import lipscope
+from lipscope.certificates import moved_norm
 from lipscope.graph import TracedModule
 from lipscope.layers import LinearLayer
 from lipscope.train import Monitor
 
 
 class ResidualNet(nn.Module):
-    """Three stages of two residual blocks with batch norm: (3, 32, 32) → 10, about 0.7 million weights."""
+    """Three stages of two residual blocks with batch norm: (3, 32, 32) → 10, about 170,000 weights."""
 
-    def __init__(self, widths: Sequence[int] = (32, 64, 128)) -> None:
+    def __init__(self, widths: Sequence[int] = (16, 32, 64)) -> None:
         super().__init__()
         self.stem = nn.Sequential(nn.Conv2d(3, widths[0], 3, padding=1), nn.BatchNorm2d(widths[0]), nn.ReLU())
         before, stages = widths[0], []
@@ -62,7 +64,7 @@ class Block(nn.Module):
 
 NETWORKS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], int]] = {
     "MLP 784-256-256-10, batch 128": (lambda: perceptron([784, 256, 256, 10]), (784,), 128),
-    "residual convnet 3x32x32, batch 64": (ResidualNet, (3, 32, 32), 64),
+    "residual convnet 3x32x32, batch 32": (ResidualNet, (3, 32, 32), 32),
 }
 
 
@@ -86,20 +88,29 @@ def train(
     return [time.perf_counter() - started[0], time.process_time() - started[1]]
 
 
-def changes(module: nn.Module, shape: tuple[int, ...], batch: int, count: int) -> list[tuple[float, float]]:
-    """Over so many steps, of each layer's change: its quick bound, and the operator's Frobenius norm, by its norm."""
+def changes(
+    module: nn.Module, shape: tuple[int, ...], batch: int, count: int
+) -> list[tuple[float, float, float]]:
+    """Over so many steps, of each layer: quick bound and operator's Frobenius norm of its change, by its norm; and
+    the certified bound of the layer from before, by a proof.
+    """
     traced = TracedModule(module, shape)
     before = traced.read()
     train(module, shape, batch, count, None)
     after = traced.read()
     found = []
     for index, (old, new) in enumerate(zip(before.nodes, after.nodes, strict=True)):
-        if isinstance(new.layer, LinearLayer) and old.layer is not None:
-            change, shapes = new.layer.minus(old.layer), after.shapes_into(index)
-            if change is not None:
-                norm = change.norm(shapes)
-                squares = change.magnitudes(shapes, 2).apply(torch.ones(1, *shapes[0], dtype=torch.float64))
-                found.append((change.quick_norm(shapes) / norm, float(squares.sum()) ** 0.5 / norm))
+        kernels = [
+            node.layer.kernel() if isinstance(node.layer, LinearLayer) else None for node in (old, new)
+        ]
+        if kernels[0] is None:
+            continue
+        shapes = after.shapes_into(index)
+        change = replace(new.layer, weight=kernels[1].weight - kernels[0].weight)
+        norm = change.norm(shapes)
+        squares = change.magnitudes(shapes, 2).apply(torch.ones(1, *shapes[0], dtype=torch.float64))
+        moved = moved_norm(kernels[1], kernels[0], old.layer.norm(shapes)) / new.layer.norm(shapes)
+        found.append((change.kernel().quick_norm() / norm, float(squares.sum()) ** 0.5 / norm, moved))
     return found
 
 

@@ -91,7 +91,7 @@ def dense_norm(layer: Layer, shape: tuple[int, ...]) -> float:
 def test_quick_norm_is_above_the_norm_and_below_cruder_bounds(case) -> None:
     module, shape = case
     (layer,) = import_lone(module, shape)
-    quick = layer.quick_norm([shape])
+    quick = layer.kernel().quick_norm()
     assert dense_norm(layer, shape) <= quick * (1 + 1e-14)
     # The Frobenius norm of a matrix, and the sum of those of the taps' matrices.
     taps = module.weight.flatten(2) if module.weight.ndim > 2 else module.weight.unsqueeze(2)
@@ -102,11 +102,11 @@ def test_quick_norm_of_a_kernel_does_not_grow_with_the_image() -> None:
     torch.manual_seed(0)
     convolution = nn.Conv2d(8, 8, 3, padding=1, bias=False).double().requires_grad_(False)
     (small,), (large,) = (import_lone(convolution, (8, n, n)) for n in (4, 12))
-    assert small.quick_norm([(8, 4, 4)]) == large.quick_norm([(8, 12, 12)])
+    assert small.kernel().quick_norm() == large.kernel().quick_norm()
     matrix = large.matrix((8, 12, 12))
     assert matrix is not None
     # The change of a layer would otherwise be bounded by the Frobenius norm of its operator.
-    assert large.quick_norm([(8, 12, 12)]) <= 0.2 * float(matrix.norm())
+    assert large.kernel().quick_norm() <= 0.2 * float(matrix.norm())
 
 
 LAYERS: dict[str, tuple[nn.Module, tuple[int, ...]]] = {
@@ -128,7 +128,7 @@ def test_the_norm_of_a_moved_layer_is_above_the_truth_whatever_the_move(name) ->
             for parameter in module.parameters():
                 parameter.mul_(1 + torch.randn_like(parameter) * 10.0**exponent)
         layer = traced.read().nodes[-1].layer
-        bound = moved_norm(layer, before, constant, [shape])
+        bound = moved_norm(layer.kernel(), before.kernel(), constant)
         assert dense_norm(layer, shape) <= bound
         if exponent < -15:
             assert bound <= constant * (1 + 1e-9)

@@ -8,9 +8,11 @@ propose c; they prove nothing. See `rounding.py` for the rule and its sources.
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -210,11 +212,10 @@ def quick_norm_upper(
     stride: Sequence[int] = (),
     dilation: Sequence[int] = (),
     groups: int = 1,
-    relative_error: float = 0.0,
 ) -> float:
     """Certified upper bound of the norm of a zero-padded convolution or a matrix, from few matrix products.
 
-    No eigenvalue, no frequency: the least of three bounds, each of which grows with |w| where w ≥ 0.
+    No eigenvalue, no frequency: the least of three bounds.
 
     *By the autocorrelation of the kernel.* Tap t reads position p_t = d·j_t. On a torus of period N, a
     multiple of the stride on which no tap wraps around, the operator T is a compression of a circular
@@ -239,7 +240,6 @@ def quick_norm_upper(
         weight: shape (c_out, c_in / groups, k_1, …, k_d); a matrix has no k.
         stride, dilation: one integer a dimension.
         groups: number of channel groups (the operator is block diagonal over them).
-        relative_error: entrywise relative uncertainty of the weights.
 
     Raises:
         CertificateError: an entry is NaN or infinite.
@@ -260,79 +260,100 @@ def quick_norm_upper(
     schur = up(columns * rows, 2 * magnitudes[0].numel() + 4)
     if all(s == 1 for s in stride) and taps.shape[3] < taps.shape[2]:
         taps = taps.mT
-    places = [
-        [d * j for d, j in zip(dilation, tap, strict=True)] for tap in itertools.product(*map(range, kernel))
-    ]
-    norm, size = _symbol_norm_upper(taps, places, stride, _GRAM_STEPS if count == 1 else 1)
-    # Every w_t is off by at most relative_error·‖w_t‖_F, and its operator by as much.
-    uncertainty = up_product(relative_error, size)
-    return up_ldexp(up_sum(min(norm, up(math.sqrt(schur), 2)), uncertainty), exponent)
+    pairs = _pairs(
+        tuple(itertools.product(*(range(0, d * k, d) for d, k in zip(dilation, kernel, strict=True)))),
+        tuple(stride),
+    )
+    norm = _symbol_norm_upper(taps, pairs, _GRAM_STEPS if count == 1 else 1)
+    return up_ldexp(min(norm, up(math.sqrt(schur), 2)), exponent)
 
 
-def _symbol_norm_upper(
-    taps: Tensor, places: Sequence[Sequence[int]], stride: Sequence[int], gram_steps: int
-) -> tuple[float, float]:
-    """Certified bound of ‖H(f)‖ (see `quick_norm_upper`) of taps (groups, τ, rows, columns), and Σ_t ‖w_t‖_F.
+def magnitude_norm_upper(weight: Tensor, groups: int = 1) -> float:
+    """Certified Σ_t ‖w_t‖_F, the largest over the groups: no norm of a convolution with entries ≤ |w| is above it.
 
-    The largest over the groups and frequencies.
+    Args:
+        weight, groups: as for `quick_norm_upper`; of any stride and dilation.
+
+    Raises:
+        CertificateError: an entry is NaN or infinite.
     """
-    squared, size = _symbol_energy_upper(taps, places, stride)
-    if gram_steps > 0:
-        gram, lags = _gram_kernel(taps, places, stride)
-        found, _ = _symbol_norm_upper(gram, lags, [1] * len(stride), gram_steps - 1)
-        # ‖G(l)‖_F is off by γ·Σ‖w_t‖‖w_t'‖ over the pairs of the lag, all of them together by γ·size².
-        rounding = up_product(gamma(taps.shape[1] * taps.shape[3] + 4), size, size)
-        squared = min(squared, up_sum(found, rounding))
-    return up(math.sqrt(squared), 2), size
+    if weight.numel() == 0:
+        return 0.0
+    dense, exponent = _to_unit_size(weight.detach().to("cpu", torch.float64))
+    taps = dense.reshape(groups, weight.shape[0] // groups * weight.shape[1], -1)
+    size = up_sum(float(taps.square().sum(1).sqrt().sum(1).max()), TINY)
+    return up_ldexp(up(size, taps.shape[1] + taps.shape[2] + 4), exponent)
 
 
-def _symbol_energy_upper(
-    taps: Tensor, places: Sequence[Sequence[int]], stride: Sequence[int]
-) -> tuple[float, float]:
-    """Certified Σ_l |A(l)| ≥ ‖H(f)‖_F² (see `quick_norm_upper`) of taps (groups, τ, rows, columns), and Σ_t ‖w_t‖_F.
+Place = tuple[int, ...]
 
-    The largest over the groups.
+
+@dataclass(frozen=True)
+class _Pairs:
+    """The pairs (t, t') of taps whose lag p_t' − p_t is a multiple of the stride, by lag.
+
+    Lags come in lexicographic order, so that −l stands as far from the end as l does from the start.
     """
-    flat = taps.flatten(2)
-    groups, count, entries = flat.shape
-    pairs, lags = _lags(places, stride)
-    products = (flat @ flat.mT).flatten(1)
-    # The last column gathers the pairs of taps that no phase joins.
-    correlation = products.new_zeros(groups, len(lags) + 1).index_add_(1, pairs.flatten(), products)[:, :-1]
-    size = up(float(flat.square().sum(2).sqrt().sum(1).max()), entries + count + 4)
-    # ⟨w_t, w_t'⟩ is within γ·‖w_t‖‖w_t'‖, and so is what is lost where A(l) and their moduli are summed.
-    rounding = up_product(gamma(entries + count * count + len(lags) + 16), size, size)
-    return up_sum(float(correlation.abs().sum(1).max()), rounding, TINY), size
+
+    lags: tuple[Place, ...]
+    """By the stride."""
+    numbers: Tensor
+    """The number of each pair's lag, (τ, τ); that after the last for the other pairs."""
+    members: tuple[tuple[Tensor, Tensor], ...]
+    """The first and the second taps of the pairs of each lag."""
 
 
-def _gram_kernel(
-    taps: Tensor, places: Sequence[Sequence[int]], stride: Sequence[int]
-) -> tuple[Tensor, list[list[int]]]:
-    """G(l) = Σ w_t w_t'ᵀ over the pairs with lag l, (groups, lags, rows, rows), and the lags by the stride."""
-    pairs, lags = _lags(places, stride)
-    groups, _, rows, _ = taps.shape
-    gram = taps.new_empty(groups, len(lags), rows, rows)
-    # Lags come in order, so that −l stands as far from the end as l does from the start, and G(−l) = G(l)ᵀ.
-    for number in range((len(lags) + 1) // 2):
-        first, second = (pairs == number).nonzero().unbind(1)
-        left, right = (taps[:, some].transpose(1, 2).flatten(2) for some in (first, second))
-        product = left @ right.mT
-        gram[:, number], gram[:, -1 - number] = product, product.mT
-    return gram, [[step // s for step, s in zip(lag, stride, strict=True)] for lag in lags]
-
-
-def _lags(places: Sequence[Sequence[int]], stride: Sequence[int]) -> tuple[Tensor, list[list[int]]]:
-    """The number of the lag p_t' − p_t of every pair of taps (τ, τ), and the lags, in lexicographic order.
-
-    Only multiples of the stride count: other pairs have the number after the last.
-    """
-    at = torch.tensor(places, dtype=torch.int64).reshape(len(places), -1)
+@functools.lru_cache(maxsize=256)
+def _pairs(places: tuple[Place, ...], stride: Place) -> _Pairs:
+    at = torch.tensor(places, dtype=torch.int64)
     differences = at[None] - at[:, None]
-    joined = (differences % torch.tensor(stride, dtype=torch.int64) == 0).all(-1)
+    joined = (differences % torch.tensor(stride) == 0).all(-1)
     lags, inverse = differences[joined].unique(dim=0, return_inverse=True)
     numbers = torch.full(joined.shape, len(lags))
     numbers[joined] = inverse
-    return numbers, lags.tolist()
+    first, second = joined.nonzero()[inverse.argsort(stable=True)].unbind(1)
+    sizes = inverse.bincount().tolist()
+    members = tuple(zip(first.split(sizes), second.split(sizes), strict=True))
+    return _Pairs(tuple(map(tuple, (lags // torch.tensor(stride)).tolist())), numbers, members)
+
+
+def _symbol_norm_upper(taps: Tensor, pairs: _Pairs, gram_steps: int) -> float:
+    """Certified bound of ‖H(f)‖ (see `quick_norm_upper`) of taps (groups, τ, rows, columns), over groups and f."""
+    squared, size = _symbol_energy_upper(taps, pairs)
+    if gram_steps > 0:
+        unit = (1,) * len(pairs.lags[0])
+        found = _symbol_norm_upper(_gram_kernel(taps, pairs), _pairs(pairs.lags, unit), gram_steps - 1)
+        # ‖G(l)‖_F is off by γ·Σ‖w_t‖‖w_t'‖ over the pairs of the lag, all of them together by γ·size².
+        rounding = up_product(gamma(taps.shape[1] * taps.shape[3] + 4), size, size)
+        squared = min(squared, up_sum(found, rounding))
+    return up(math.sqrt(squared), 2)
+
+
+def _symbol_energy_upper(taps: Tensor, pairs: _Pairs) -> tuple[float, float]:
+    """Certified Σ_l |A(l)| ≥ ‖H(f)‖_F² of taps (groups, τ, rows, columns), and Σ_t ‖w_t‖_F; over the groups."""
+    flat = taps.flatten(2)
+    groups, count, entries = flat.shape
+    products = (flat @ flat.mT).flatten(1)
+    lags = len(pairs.lags)
+    # The last column gathers the pairs of taps that no phase joins.
+    correlation = products.new_zeros(groups, lags + 1).index_add_(1, pairs.numbers.flatten(), products)[
+        :, :-1
+    ]
+    size = up(float(flat.square().sum(2).sqrt().sum(1).max()), entries + count + 4)
+    # ⟨w_t, w_t'⟩ is within γ·‖w_t‖‖w_t'‖, and so is what is lost where A(l) and their moduli are summed.
+    rounding = up_product(gamma(entries + count * count + lags + 16), size, size)
+    return up_sum(float(correlation.abs().sum(1).max()), rounding, TINY), size
+
+
+def _gram_kernel(taps: Tensor, pairs: _Pairs) -> Tensor:
+    """G(l) = Σ w_t w_t'ᵀ over the pairs of each lag, (groups, lags, rows, rows)."""
+    groups, _, rows, _ = taps.shape
+    gram = taps.new_empty(groups, len(pairs.lags), rows, rows)
+    for number, members in enumerate(pairs.members[: (len(pairs.lags) + 1) // 2]):
+        left, right = (taps[:, some].transpose(1, 2).flatten(2) for some in members)
+        product = left @ right.mT
+        gram[:, number], gram[:, -1 - number] = product, product.mT
+    return gram
 
 
 def _symbols(phased: Tensor, counts: Sequence[int], twist: Sequence[float]) -> Iterator[Tensor]:

@@ -1,13 +1,14 @@
 """Certified constants of a network whose weights move: proved now and then, and valid at every step between.
 
-For a linear layer whose constant c₀ was proved when its operator was T₀, ‖T‖ ≤ ‖T₀‖ + ‖T − T₀‖ ≤ c₀ + d, with
-d a certified bound of the change that takes a few passes over the weights (`LinearLayer.quick_norm`).
-Layers without such a rule (activations, pooling, scalings) have constants that cost next to nothing, and those are
-proved each time. The product rule over the graph composes the constants, as for L_c.
+For a linear layer whose constant c₀ was proved when its operator was T₀, ‖T‖ ≤ ‖S T₀‖ + ‖T − S T₀‖ ≤ max|s|·c₀ + d
+for any diagonal S = diag(s), with d a certified bound that takes a few matrix products (`quick_norm_upper`).
+Layers without weights of that kind (activations, pooling, scalings) have constants that cost next to nothing, and
+those are proved each time. The product rule over the graph composes the constants, as for L_c.
 
-Where the entries w of T are uncertain by a relative e (products of roundings, as where batch norm joins a
-convolution), the exact operators differ by at most the computed difference, e·|w| and e₀·|w₀|, each bounded
-likewise.
+Rounding is included. Computed differences are off by relative errors of their parts; and where the entries w of T
+are uncertain by a relative e (products of roundings, as where batch norm joins a convolution), the exact operator
+is off by one whose entries are within e·|w|. The norm of any operator with entries within |w| is at most
+Σ_t ‖w_t‖_F over the taps (`magnitude_norm_upper`).
 """
 
 from __future__ import annotations
@@ -19,14 +20,18 @@ import time
 from collections.abc import Sequence, Set
 from dataclasses import dataclass, replace
 
+from torch import Tensor
+
+from ..certified import magnitude_norm_upper
 from ..graph import Graph
 from ..graph.graph import digest_layer
 from ..layers import Layer, LinearLayer
-from ..layers.base import Shape
-from ..rounding import up_product, up_sum
+from ..layers.base import Kernel, Shape
+from ..rounding import UNIT, up_product, up_sum
 from .norms import product_rule
 
 _REMEMBERED = 4096
+_WORTHWHILE = 0.8
 
 
 @dataclass(frozen=True)
@@ -137,35 +142,54 @@ class LayerProofs:
     @staticmethod
     def _moved(layer: Layer, shapes: tuple[Shape, ...], proof: Proof | None) -> float | None:
         """The constant that follows from an earlier proof; None if none does."""
-        if proof is None or not isinstance(layer, LinearLayer) or proof.shapes != shapes:
+        if proof is None or proof.shapes != shapes or type(layer) is not type(proof.layer):
             return None
-        return moved_norm(layer, proof.layer, proof.constant, shapes)
+        now, before = (
+            part.kernel() if isinstance(part, LinearLayer) else None for part in (layer, proof.layer)
+        )
+        if now is None or before is None or not now.alike(before):
+            return None
+        return moved_norm(now, before, proof.constant)
 
 
-def moved_norm(layer: LinearLayer, before: Layer, constant: float, shapes: Sequence[Shape]) -> float | None:
-    """Certified norm of a layer, from that of an earlier one of the same form.
+def moved_norm(now: Kernel, before: Kernel, constant: float) -> float:
+    """Certified norm of a layer with weights `now`, from the certified `constant` it had with weights `before`.
 
-    Args:
-        layer: as it is now.
-        before: as it was.
-        constant: certified norm of `before`.
-        shapes: per-sample shapes of the inputs, the same for both.
+    The smaller of ‖T₀‖ + ‖T − T₀‖ and max|s|·‖T₀‖ + ‖T − S T₀‖, where S = diag(s) scales the output channels such
+    that least is left of each; the latter if it leaves clearly less, as where batch norm has rescaled channels.
 
-    Returns:
-        The bound; None if the layer has no rule for differences, or the forms differ.
+    Raises:
+        ValueError: the kernels are not of one form.
+        CertificateError: a weight is NaN or infinite.
     """
-    difference = layer.minus(before)
-    if difference is None or not isinstance(before, LinearLayer):
-        return None
-    change = difference.quick_norm(shapes)
-    if change == 0.0 and layer.entry_error <= before.entry_error:
+    if not now.alike(before):
+        raise ValueError("kernels of two forms")
+    weight, old = now.weight, before.weight
+    difference = weight - old
+    if not bool(difference.any()) and now.entry_error <= before.entry_error:
         return constant
-    uncertain = [
-        up_product(part.entry_error, part.magnitudes(shapes).quick_norm(shapes))
-        for part in (layer, before)
-        if part.entry_error > 0
-    ]
-    return up_sum(constant, change, *uncertain)
+    size, old_size = (magnitude_norm_upper(kernel.weight, kernel.groups) for kernel in (now, before))
+    unsure = up_product(now.entry_error, size)
+
+    def bound(scale: float, left: Tensor, rounding: float) -> float:
+        """`left` stands for T − S T₀, where rounding made relative errors of S T₀."""
+        rest = replace(now, weight=left)
+        return up_sum(
+            up_product(scale, constant),
+            rest.quick_norm(),
+            unsure,
+            up_product(before.entry_error + rounding, scale, old_size),
+            # Of the subtraction.
+            up_product(2 * UNIT, magnitude_norm_upper(left, now.groups)),
+        )
+
+    plain = bound(1.0, difference, 0.0)
+    rows, old_rows = weight.flatten(1), old.flatten(1)
+    scales = ((rows * old_rows).sum(1) / old_rows.square().sum(1)).nan_to_num(0.0, 0.0, 0.0)
+    left = weight - scales.reshape(-1, *[1] * (weight.ndim - 1)) * old
+    if float(left.norm()) > _WORTHWHILE * float(difference.norm()):
+        return plain
+    return min(plain, bound(float(scales.abs().max()), left, 2 * UNIT))
 
 
 def _layer(graph: Graph, index: int) -> Layer:

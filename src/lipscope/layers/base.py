@@ -22,7 +22,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor
 
-from ..certified import spectral_norm_upper
+from ..certified import quick_norm_upper, spectral_norm_upper
 from ..errors import CertificateError, UnsupportedLayerError
 from ..layout import PLAIN, Layout
 from ..results import Norm
@@ -38,6 +38,7 @@ from ..rounding import (
     widen,
 )
 from ..slopes import AveragedSlope, Diagonal, Point, Slope
+from ..windows import Windows
 
 Shape = tuple[int, ...]
 Range = tuple[float, float]
@@ -64,6 +65,31 @@ class Filter:
     def pointwise(self) -> bool:
         """Whether every output cell reads the input cell at its own place alone."""
         return all(s == 1 for s in self.stride) and self.offsets == ((0,) * len(self.stride),)
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """The weights of a layer whose norm is that of a zero-padded convolution with them, or of a matrix.
+
+    `weight` (c_out, c_in / groups, *kernel); a matrix has no windows. `entry_error` as for `LinearLayer`.
+    """
+
+    weight: Tensor
+    windows: Windows | None = None
+    groups: int = 1
+    entry_error: float = 0.0
+
+    def alike(self, other: Kernel) -> bool:
+        """Whether the two differ in their numbers at most."""
+        form, theirs = ((k.weight.shape, k.windows, k.groups) for k in (self, other))
+        return form == theirs
+
+    def quick_norm(self) -> float:
+        """`quick_norm_upper` of the weights, taken as exact."""
+        if self.windows is None:
+            return quick_norm_upper(self.weight)
+        w = self.windows
+        return quick_norm_upper(self.weight, stride=w.stride, dilation=w.dilation, groups=self.groups)
 
 
 MATERIALISE_BELOW = 2048
@@ -192,19 +218,8 @@ class LinearLayer(Layer):
         reach = up_sum(reach, offset)
         return -reach, reach
 
-    def quick_norm(self, shapes: Sequence[Shape]) -> float:
-        """A certified upper bound of the spectral norm that is as cheap as a few products with T.
-
-        The default is `norm`; layers with large weights have something quicker, and looser. For entries
-        ≥ 0 it grows with each of them.
-        """
-        return self.norm(shapes)
-
-    def minus(self, other: Layer) -> LinearLayer | None:
-        """T − T' for another layer of the same form, as a layer whose entries are rounded once (`entry_error`).
-
-        None where there is no rule, or the forms differ. What T and T' are uncertain by is not included.
-        """
+    def kernel(self) -> Kernel | None:
+        """The weights that alone decide the norm, by which changes of it are bounded; None for other layers."""
         return None
 
     def filter(self, shape: Shape) -> Filter | None:

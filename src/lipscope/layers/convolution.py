@@ -11,10 +11,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ..certified import convolution_norm_upper, quick_norm_upper, spectral_norm_upper
-from ..rounding import UNIT
+from ..certified import convolution_norm_upper, spectral_norm_upper
 from ..windows import Windows, per_dimension, polyphase
-from .base import Filter, Layer, LinearLayer, Shape, TracedCall, torch_rule
+from .base import Filter, Kernel, Layer, LinearLayer, Shape, TracedCall, torch_rule
 
 _CONVOLVE = {1: functional.conv1d, 2: functional.conv2d, 3: functional.conv3d}
 _CONVOLVE_TRANSPOSED = {
@@ -81,21 +80,8 @@ class Convolution(LinearLayer):
             return spectral_norm_upper(matrix, self.entry_error)
         return self.torus_norm()
 
-    def quick_norm(self, shapes: Sequence[Shape]) -> float:
-        return quick_norm_upper(
-            self.weight,
-            stride=self.windows.stride,
-            dilation=self.windows.dilation,
-            groups=self.groups,
-            relative_error=self.entry_error,
-        )
-
-    def minus(self, other: Layer) -> Convolution | None:
-        if not isinstance(other, Convolution) or other.weight.shape != self.weight.shape:
-            return None
-        if (other.windows, other.groups) != (self.windows, self.groups):
-            return None
-        return Convolution(self.weight - other.weight, self.windows, self.groups, entry_error=2 * UNIT)
+    def kernel(self) -> Kernel:
+        return Kernel(self.weight, self.windows, self.groups, self.entry_error)
 
     def filter(self, shape: Shape) -> Filter | None:
         w = self.windows
@@ -154,14 +140,8 @@ class TransposedConvolution(LinearLayer):
     def norm(self, shapes: Sequence[Shape]) -> float:
         return self.adjoint.norm(shapes)
 
-    def quick_norm(self, shapes: Sequence[Shape]) -> float:
-        return self.adjoint.quick_norm(shapes)
-
-    def minus(self, other: Layer) -> TransposedConvolution | None:
-        if not isinstance(other, TransposedConvolution):
-            return None
-        difference = self.adjoint.minus(other.adjoint)
-        return None if difference is None else TransposedConvolution(difference)
+    def kernel(self) -> Kernel:
+        return self.adjoint.kernel()
 
     def filter(self, shape: Shape) -> Filter | None:
         adjoint = self.adjoint.filter(shape)

@@ -10,9 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ..certified import quick_norm_upper, spectral_norm_upper
-from ..rounding import UNIT
-from .base import Layer, LinearLayer, Reference, Shape, TracedCall, torch_rule
+from ..certified import spectral_norm_upper
+from .base import Kernel, Layer, LinearLayer, Reference, Shape, TracedCall, torch_rule
 from .matrix_product import matrix_product
 from .reshape import transposition
 
@@ -46,13 +45,8 @@ class Dense(LinearLayer):
         """Certified spectral norm of W; tokens share it, since the operator is block diagonal."""
         return spectral_norm_upper(self.weight.detach().cpu(), self.entry_error)
 
-    def quick_norm(self, shapes: Sequence[Shape]) -> float:
-        return quick_norm_upper(self.weight, relative_error=self.entry_error)
-
-    def minus(self, other: Layer) -> Dense | None:
-        if not isinstance(other, Dense) or other.weight.shape != self.weight.shape:
-            return None
-        return Dense(self.weight - other.weight, entry_error=2 * UNIT)
+    def kernel(self) -> Kernel:
+        return Kernel(self.weight, entry_error=self.entry_error)
 
 
 @torch_rule("aten.linear.default")
