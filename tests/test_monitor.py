@@ -6,6 +6,7 @@ import io
 import math
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -133,6 +134,18 @@ def test_the_norm_of_a_moved_layer_is_above_the_truth_whatever_the_move(name) ->
         if exponent < -15:
             assert bound <= constant * (1 + 1e-9)
     assert traced.traces == 1
+
+
+def test_rescaled_channels_are_no_change_but_of_scale() -> None:
+    module = nn.Conv2d(3, 5, 3, padding=1).double().requires_grad_(False)
+    (before,) = import_lone(module, (3, 6, 6))
+    kernel = before.kernel()
+    constant = before.alone([(3, 6, 6)])
+    scales = torch.tensor([1.5, 0.7, 0.0, -1.2, 1.0], dtype=torch.float64)
+    scaled = replace(kernel, weight=scales.reshape(-1, 1, 1, 1) * kernel.weight)
+    assert moved_norm(scaled, kernel, constant) == pytest.approx(1.5 * constant, rel=1e-9)
+    with pytest.raises(ValueError, match="two forms"):
+        moved_norm(scaled, replace(kernel, weight=kernel.weight[:4]), constant)
 
 
 @pytest.mark.parametrize("network", ["perceptron", "residual"])

@@ -27,7 +27,8 @@ _NAMES = {
 }
 _ASIDE = ("step", "seconds", "drift", "share")
 _SPARKS = "▁▂▃▄▅▆▇█"
-_TREND = 32
+_LEAST_TREND, _MOST_TREND = 10, 32
+_BESIDE_TREND = 62
 _MOST_SLOPES = 16
 
 
@@ -55,7 +56,9 @@ def log_view(rows: Sequence[Row], console: Console, title: str = "") -> Renderab
 def _table(rows: Sequence[Row], console: Console) -> RenderableType:
     table = empty_table()
     for title in ("Quantity", "Kind", "Now", "First", "Trend"):
-        table.add_column(title, justify="right" if title in ("Now", "First") else "left")
+        right = title in ("Now", "First")
+        table.add_column(title, justify="right" if right else "left", no_wrap=title == "Trend")
+    width = min(_MOST_TREND, max(_LEAST_TREND, console.width - _BESIDE_TREND))
     names = [name for name in rows[-1] if name not in _ASIDE]
     slopes = [name for name in names if name.startswith("slope:")]
     for name in [n for n in names if n not in slopes] + slopes[:_MOST_SLOPES]:
@@ -66,7 +69,7 @@ def _table(rows: Sequence[Row], console: Console) -> RenderableType:
             console_text(console, f"{SIGNS[kind]} {kind}", STYLES[kind]),
             console_text(console, fmt.number(values[-1], kind), f"bold {STYLES[kind]}"),
             console_text(console, fmt.number(values[0], kind), "dim"),
-            console_text(console, sparkline(values, _TREND), STYLES[kind]),
+            console_text(console, sparkline(values, width), STYLES[kind]),
         )
     return table
 

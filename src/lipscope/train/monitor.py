@@ -77,7 +77,8 @@ class Monitor:
         forgetting: factor of the past in the mean slopes, one power a snapshot; 1 forgets nothing.
         every: take snapshots at steps that are multiples of it only.
         budget: the share of all time that the monitor may take, in (0, 1]: half of it for snapshots, half for
-            proofs. 1: a snapshot at each of these steps, and all layers proved. The time to set up is not counted.
+            proofs. With 1, it is a snapshot at each of these steps with all proofs that `slack` asks for. The time
+            to set up is not counted.
         slack: a layer's norm is proved again where its bound has drifted by more than this share.
         tolerance: relative accuracy of Lip(x) and L_eff.
         logs: called with every snapshot of `step` and `update`.
