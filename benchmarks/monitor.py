@@ -1,9 +1,10 @@
 """What the training monitor costs, and what it gives for that: training with and without it, in turn.
 
-    python benchmarks/monitor.py --seconds 40 --rounds 3
+    python benchmarks/monitor.py --seconds 60
 
-An MLP on 784 numbers and a residual convnet at CIFAR size, on random data, one thread. Each round trains the same
-network for the same number of steps without and with a monitor; ratios are of processor time and of wall time.
+An MLP on 784 numbers and a residual convnet at CIFAR size, on random data, one thread. Two copies of a network are
+trained by turns, in blocks of about a second, one with a monitor and one without; its clock stands still during
+the blocks without.
 """
 
 from __future__ import annotations
@@ -20,9 +21,10 @@ from shared import perceptron, row
 from torch import Tensor, nn
 
 import lipscope
-from lipscope.certificates import moved_norm
+from lipscope.certificates import LayerProofs, moved_norm
 from lipscope.graph import TracedModule
 from lipscope.layers import LinearLayer
+from lipscope.results import Snapshot
 from lipscope.train import Monitor
 
 
@@ -68,24 +70,31 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], int]] = {
 }
 
 
-def train(
-    module: nn.Module, shape: Sequence[int], batch: int, count: int, monitor: Monitor | None
-) -> list[float]:
-    """Wall and processor seconds of so many steps of SGD with momentum."""
-    generator = torch.Generator().manual_seed(0)
-    x = torch.randn(8 * batch, *shape, generator=generator)
-    y = torch.randint(10, (8 * batch,), generator=generator)
-    optimiser = torch.optim.SGD(module.parameters(), 0.01, momentum=0.9, weight_decay=5e-4)
-    module.train()
-    started = time.perf_counter(), time.process_time()
-    for step in range(count):
-        some = slice(step % 8 * batch, (step % 8 + 1) * batch)
-        optimiser.zero_grad()
-        nn.functional.cross_entropy(module(x[some]), y[some]).backward()
-        optimiser.step()
-        if monitor is not None:
-            monitor.step(x[some])
-    return [time.perf_counter() - started[0], time.process_time() - started[1]]
+class Training:
+    """SGD with momentum on random data, a block of steps at a time."""
+
+    def __init__(self, module: nn.Module, shape: Sequence[int], batch: int) -> None:
+        generator = torch.Generator().manual_seed(0)
+        self.module = module.train()
+        self.x = torch.randn(8, batch, *shape, generator=generator)
+        self.y = torch.randint(10, (8, batch), generator=generator)
+        self.optimiser = torch.optim.SGD(module.parameters(), 0.01, momentum=0.9, weight_decay=5e-4)
+        self.done = 0
+
+    def run(self, count: int, monitor: Monitor | None = None) -> tuple[float, float, float]:
+        """So many steps: wall seconds, processor seconds, and processor seconds inside the monitor."""
+        wall, cpu, inside = time.perf_counter(), time.process_time(), 0.0
+        for _ in range(count):
+            x, y = self.x[self.done % 8], self.y[self.done % 8]
+            self.optimiser.zero_grad()
+            nn.functional.cross_entropy(self.module(x), y).backward()
+            self.optimiser.step()
+            self.done += 1
+            if monitor is not None:
+                before = time.process_time()
+                monitor.step(x)
+                inside += time.process_time() - before
+        return time.perf_counter() - wall, time.process_time() - cpu, inside
 
 
 def changes(
@@ -96,7 +105,7 @@ def changes(
     """
     traced = TracedModule(module, shape)
     before = traced.read()
-    train(module, shape, batch, count, None)
+    Training(module, shape, batch).run(count)
     after = traced.read()
     found = []
     for index, (old, new) in enumerate(zip(before.nodes, after.nodes, strict=True)):
@@ -114,54 +123,65 @@ def changes(
     return found
 
 
-def measure(name: str, seconds: float, rounds: int, budget: float) -> None:
+def measure(name: str, seconds: float, budget: float) -> None:
     make, shape, batch = NETWORKS[name]
     torch.manual_seed(0)
     module = make()
-    probe = copy.deepcopy(module)
-    train(probe, shape, batch, 3, None)
-    one = train(probe, shape, batch, 10, None)[0] / 10
-    count = max(20, int(seconds / one))
+    plain, watched = (Training(copy.deepcopy(module), shape, batch) for _ in range(2))
     data = torch.randn(64, *shape, generator=torch.Generator().manual_seed(1))
-    walls, cpus, monitors, drifts = [], [], [], []
-    for _ in range(rounds):
-        plain = train(copy.deepcopy(module), shape, batch, count, None)
-        watched, found = copy.deepcopy(module), []
-        monitor = Monitor(watched, data, budget=budget, logs=[found.append])
-        with_monitor = train(watched, shape, batch, count, monitor)
-        walls.append(with_monitor[0] / plain[0])
-        cpus.append(with_monitor[1] / plain[1])
-        monitors.append(monitor)
-        drifts += [snapshot.drift for snapshot in found]
-    print(f"\n{name}: {count} steps of {1e3 * one:.3g} ms, budget {100 * budget:g} %")
+    found: list[Snapshot] = []
+    monitor = Monitor(watched.module, data, budget=budget, logs=[found.append])
+    Training(copy.deepcopy(module), shape, batch).run(3)
+    block = max(1, round(10 / Training(copy.deepcopy(module), shape, batch).run(10)[0]))
+    started, blocks = time.perf_counter(), []
+    while time.perf_counter() - started < seconds:
+        without = plain.run(block)
+        monitor._last = time.perf_counter()
+        blocks.append((without, watched.run(block, monitor)))
+    wall, cpu = (sum(one[0][i] for one in blocks) for i in (0, 1))
+    wall_with, cpu_with, inside = (sum(one[1][i] for one in blocks) for i in (0, 1, 2))
+    step = cpu / (block * len(blocks))
+    title = f"{1e3 * step:.3g} ms of processor time each, budget {100 * budget:g} %"
+    print(f"\n{name}: {block * len(blocks)} steps of {title}")
     widths = (58, 12, 26)
     median = statistics.median
-    row(widths, "processor time with / without a monitor", median(cpus), _range(cpus))
-    row(widths, "wall time with / without a monitor", median(walls), _range(walls))
-    shares = [monitor.snapshot.share for monitor in monitors]
-    row(widths, "share of the time that the monitor states", median(shares), _range(shares))
-    taken = [monitor._snapshots for monitor in monitors]
-    row(widths, "snapshots", median(taken), _range(taken))
+    row(widths, "processor time with / without a monitor", cpu_with / cpu)
+    row(widths, "wall time with / without a monitor", wall_with / wall)
+    row(widths, "processor time inside the monitor, share", inside / cpu_with)
+    row(widths, "  share of the wall time that the monitor states", found[-1].share)
+    row(widths, "snapshots", len(found))
+    drifts = [snapshot.drift for snapshot in found]
+    row(widths, "drift since the proofs, median", median(drifts), _range(drifts))
+
+    def steps(work: Callable[[], object]) -> float:
+        before = time.process_time()
+        work()
+        return (time.process_time() - before) / step
+
     row(
         widths,
-        "drift: certified bound by that of proofs at that step, median",
-        median(drifts),
-        _range(drifts),
+        "one snapshot without proofs, in training steps",
+        steps(lambda: monitor._snapshot(None, "affordable")),
     )
-    monitor = monitors[-1]
-    row(widths, "one snapshot without proofs, by a training step", monitor._expected / one)
-    started = time.perf_counter()
-    monitor.upper()
-    row(widths, "one drift bound (upper()), by a training step", (time.perf_counter() - started) / one)
-    layers = range(1, len(monitor.graph.nodes))
-    row(widths, "all proofs, by a training step", sum(map(monitor._proofs.seconds, layers)) / one)
-    row(widths, "set-up (tracing, proofs, one snapshot), seconds", monitor.setup_seconds)
-    for steps in (1, count // 4):
-        quick, frobenius = zip(*changes(copy.deepcopy(module), shape, batch, steps), strict=True)
+    row(widths, "one drift bound, upper(), in training steps", steps(monitor.upper))
+    proofs = LayerProofs()
+    row(widths, "all proofs, in training steps", steps(lambda: proofs.prove(monitor.graph)))
+    row(widths, "set-up (tracing, proofs, one snapshot), wall seconds", monitor.setup_seconds)
+    for count in (1, 10, 100):
+        quick, frobenius, moved = zip(*changes(copy.deepcopy(plain.module), shape, batch, count), strict=True)
         row(
-            widths, f"bound of a layer's change over {steps} steps, by its norm", median(quick), _range(quick)
+            widths,
+            f"over {count} steps: bound of a layer's change, by its norm",
+            median(quick),
+            _range(quick),
         )
-        row(widths, "  the Frobenius norm of its operator, by its norm", median(frobenius), _range(frobenius))
+        row(
+            widths,
+            "  Frobenius norm of the changed operator, by its norm",
+            median(frobenius),
+            _range(frobenius),
+        )
+        row(widths, "  drift bound of a layer, by its proof at the end", median(moved), _range(moved))
 
 
 def _range(values: Sequence[float]) -> str:
@@ -172,8 +192,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--seconds", type=float, default=40.0, help="of training a run")
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--seconds", type=float, default=60.0, help="of training, a network")
     parser.add_argument("--budget", type=float, default=0.05)
     parser.add_argument("--network", choices=["mlp", "convnet"], help="only one of them")
     asked = parser.parse_args()
@@ -181,7 +200,7 @@ def main() -> None:
     print(f"lipscope {lipscope.__version__}, torch {torch.__version__}, one thread")
     for key, name in zip(("mlp", "convnet"), NETWORKS, strict=True):
         if asked.network in (None, key):
-            measure(name, asked.seconds, asked.rounds, asked.budget)
+            measure(name, asked.seconds, asked.budget)
 
 
 if __name__ == "__main__":

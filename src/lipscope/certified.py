@@ -212,6 +212,7 @@ def quick_norm_upper(
     stride: Sequence[int] = (),
     dilation: Sequence[int] = (),
     groups: int = 1,
+    relative_error: float = 0.0,
 ) -> float:
     """Certified upper bound of the norm of a zero-padded convolution or a matrix, from few matrix products.
 
@@ -240,6 +241,7 @@ def quick_norm_upper(
         weight: shape (c_out, c_in / groups, k_1, …, k_d); a matrix has no k.
         stride, dilation: one integer a dimension.
         groups: number of channel groups (the operator is block diagonal over them).
+        relative_error: entrywise relative uncertainty of the weights.
 
     Raises:
         CertificateError: an entry is NaN or infinite.
@@ -264,8 +266,10 @@ def quick_norm_upper(
         tuple(itertools.product(*(range(0, d * k, d) for d, k in zip(dilation, kernel, strict=True)))),
         tuple(stride),
     )
-    norm = _symbol_norm_upper(taps, pairs, _GRAM_STEPS if count == 1 else 1)
-    return up_ldexp(min(norm, up(math.sqrt(schur), 2)), exponent)
+    norm, size = _symbol_norm_upper(taps, pairs, _GRAM_STEPS if count == 1 else 1)
+    # Every w_t is off by at most relative_error·‖w_t‖_F, and its operator by as much.
+    uncertainty = up_product(relative_error, size)
+    return up_ldexp(up_sum(min(norm, up(math.sqrt(schur), 2)), uncertainty), exponent)
 
 
 def magnitude_norm_upper(weight: Tensor, groups: int = 1) -> float:
@@ -317,16 +321,19 @@ def _pairs(places: tuple[Place, ...], stride: Place) -> _Pairs:
     return _Pairs(tuple(map(tuple, (lags // torch.tensor(stride)).tolist())), numbers, members)
 
 
-def _symbol_norm_upper(taps: Tensor, pairs: _Pairs, gram_steps: int) -> float:
-    """Certified bound of ‖H(f)‖ (see `quick_norm_upper`) of taps (groups, τ, rows, columns), over groups and f."""
+def _symbol_norm_upper(taps: Tensor, pairs: _Pairs, gram_steps: int) -> tuple[float, float]:
+    """Certified bound of ‖H(f)‖ (see `quick_norm_upper`) of taps (groups, τ, rows, columns), over groups and f.
+
+    And Σ_t ‖w_t‖_F, the largest over the groups.
+    """
     squared, size = _symbol_energy_upper(taps, pairs)
     if gram_steps > 0:
         unit = (1,) * len(pairs.lags[0])
-        found = _symbol_norm_upper(_gram_kernel(taps, pairs), _pairs(pairs.lags, unit), gram_steps - 1)
+        found, _ = _symbol_norm_upper(_gram_kernel(taps, pairs), _pairs(pairs.lags, unit), gram_steps - 1)
         # ‖G(l)‖_F is off by γ·Σ‖w_t‖‖w_t'‖ over the pairs of the lag, all of them together by γ·size².
         rounding = up_product(gamma(taps.shape[1] * taps.shape[3] + 4), size, size)
         squared = min(squared, up_sum(found, rounding))
-    return up(math.sqrt(squared), 2)
+    return up(math.sqrt(squared), 2), size
 
 
 def _symbol_energy_upper(taps: Tensor, pairs: _Pairs) -> tuple[float, float]:

@@ -168,20 +168,13 @@ def moved_norm(now: Kernel, before: Kernel, constant: float) -> float:
     difference = weight - old
     if not bool(difference.any()) and now.entry_error <= before.entry_error:
         return constant
-    size, old_size = (magnitude_norm_upper(kernel.weight, kernel.groups) for kernel in (now, before))
-    unsure = up_product(now.entry_error, size)
+    unsure = _entrywise(now, now.entry_error)
 
     def bound(scale: float, left: Tensor, rounding: float) -> float:
-        """`left` stands for T − S T₀, where rounding made relative errors of S T₀."""
-        rest = replace(now, weight=left)
-        return up_sum(
-            up_product(scale, constant),
-            rest.quick_norm(),
-            unsure,
-            up_product(before.entry_error + rounding, scale, old_size),
-            # Of the subtraction.
-            up_product(2 * UNIT, magnitude_norm_upper(left, now.groups)),
-        )
+        """`left` stands for T − S T₀, where rounding made relative errors of S T₀ beside that of the subtraction."""
+        rest = replace(now, weight=left, entry_error=2 * UNIT).quick_norm()
+        old_unsure = up_product(scale, _entrywise(before, before.entry_error + rounding))
+        return up_sum(up_product(scale, constant), rest, unsure, old_unsure)
 
     plain = bound(1.0, difference, 0.0)
     rows, old_rows = weight.flatten(1), old.flatten(1)
@@ -190,6 +183,11 @@ def moved_norm(now: Kernel, before: Kernel, constant: float) -> float:
     if float(left.norm()) > _WORTHWHILE * float(difference.norm()):
         return plain
     return min(plain, bound(float(scales.abs().max()), left, 2 * UNIT))
+
+
+def _entrywise(kernel: Kernel, error: float) -> float:
+    """Certified norm of whatever has entries within error·|w|."""
+    return up_product(error, magnitude_norm_upper(kernel.weight, kernel.groups)) if error > 0 else 0.0
 
 
 def _layer(graph: Graph, index: int) -> Layer:

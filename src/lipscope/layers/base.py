@@ -85,11 +85,16 @@ class Kernel:
         return form == theirs
 
     def quick_norm(self) -> float:
-        """`quick_norm_upper` of the weights, taken as exact."""
+        """Certified upper bound of the norm, from few matrix products; see `quick_norm_upper`."""
         if self.windows is None:
-            return quick_norm_upper(self.weight)
-        w = self.windows
-        return quick_norm_upper(self.weight, stride=w.stride, dilation=w.dilation, groups=self.groups)
+            return quick_norm_upper(self.weight, relative_error=self.entry_error)
+        return quick_norm_upper(
+            self.weight,
+            stride=self.windows.stride,
+            dilation=self.windows.dilation,
+            groups=self.groups,
+            relative_error=self.entry_error,
+        )
 
 
 MATERIALISE_BELOW = 2048

@@ -93,7 +93,7 @@ class Monitor:
         snapshot: the last one.
         pair: the inputs that attain its `lower`.
         graph: the network at that time.
-        setup_seconds: what it took to trace the model, to prove all norms and to measure once.
+        setup_seconds: what it took to trace the model, to prove all norms and to measure twice.
 
     Raises:
         LipscopeError: the network cannot be imported, the data do not fit, or a threshold is of no number known.
@@ -147,7 +147,7 @@ class Monitor:
         self.graph = self._traced.read()
         self._proofs = LayerProofs()
         self._running = RunningSlopes(forgetting)
-        self._values = ProbeValues(self._probes.to(self.device, self.dtype))
+        self._values = self._new_values()
         self._directions: dict[str, Tensor] = {}
         self._local: tuple[Tensor, int] | None = None
         self._above: set[str] = set()
@@ -157,15 +157,18 @@ class Monitor:
         self._expected = 0.0
         self._elapsed, self._steps, self._snapshots = 0.0, 0, 0
 
+        self._snapshot(None, "all")
+        # What is slow the first time tells little about the next, so all but the proofs is done again.
+        self._values = self._new_values()
+        self.forget()
         self.snapshot = self._snapshot(None, "all")
+        self._snapshots = 0
         unknown = self.thresholds.keys() - self.snapshot.numbers.keys()
         if unknown:
             known = ", ".join(self.snapshot.numbers)
             raise LipscopeError(
                 f"no number is called {min(unknown)}, for which a threshold is given; there are {known}"
             )
-        # What is slow once, the first time, tells nothing about the next: the first snapshot may come at once.
-        self._expected, self._snapshots = 0.0, 0
         self._measuring, self._proving = Account(share), Account(share)
         self.setup_seconds = time.perf_counter() - started
         self._last = time.perf_counter()
@@ -320,6 +323,10 @@ class Monitor:
                 forward_passes=float(2 * (products * len(values) + more) + 6),
             ),
         )
+
+    def _new_values(self) -> ProbeValues:
+        """Nothing is known yet of the values at the probes."""
+        return ProbeValues(self._probes.to(self.device, self.dtype))
 
     def _read(self) -> tuple[Graph, bool]:
         """The network as it is now, and whether it was traced for that."""
