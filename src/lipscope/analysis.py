@@ -26,7 +26,9 @@ from .quantities import (
     ascent,
     effective,
     empirical,
+    input_moments,
     local,
+    mean_field_theory,
     mean_jacobian_norm,
     mean_slopes,
     mid_range,
@@ -38,11 +40,11 @@ from .results import (
     Analytical,
     Attained,
     Certified,
-    DataInfo,
     Effective,
     Empirical,
     LayerSlope,
     Local,
+    MeanField,
     MidRange,
     Result,
     SecondMoment,
@@ -50,7 +52,16 @@ from .results import (
 )
 from .runs import REPORT, RESULT, RunFolder, identity_key
 from .spectral import working_dtype
-from .stages import ASCENT_STEPS, AnyEffort, Stages, certify_in, check_device, model_info, provenance
+from .stages import (
+    ASCENT_STEPS,
+    AnyEffort,
+    Stages,
+    certify_in,
+    check_device,
+    data_info,
+    model_info,
+    provenance,
+)
 
 if TYPE_CHECKING:
     from .quantities.effective import Reading
@@ -68,6 +79,8 @@ _LEVELS: tuple[tuple[Level, Reading], ...] = (
 )
 
 _STARTS = 4
+_MOMENTS = 64
+"""Samples behind the moments of the inputs."""
 
 Precision = Literal["float32", "float64", "bfloat16", "float16"]
 """What the estimates may be computed in."""
@@ -222,15 +235,11 @@ class _Job:
         pointwise = once("local", Local, self._local)
         distances = once("mid_range", MidRange, self._mid_range)
         lost = once("slack", Slack, lambda: (self._slack(upper, pointwise, averaged.slopes), None))
+        random = once("mean_field", MeanField, lambda: (self._mean_field(averaged.slopes), None))
         climbed = self._ascent(pointwise)
         result = Result(
             model=model_info(self.graph, label),
-            data=DataInfo(
-                name=self.samples.name,
-                fingerprint=self.samples.fingerprint(),
-                samples=len(self.samples),
-                preprocessing=self.samples.preprocessing,
-            ),
+            data=data_info(self.samples),
             analytical=upper,
             certified=certified,
             local=filed(pointwise),
@@ -242,6 +251,7 @@ class _Job:
             slopes=averaged.slopes,
             slope_pairs=averaged.pairs,
             slack=lost,
+            mean_field=random,
             provenance=provenance(started, clock, self.options.seed, self.options.device, self.options.dtype),
         )
         if self.stages.folder is not None:
@@ -305,6 +315,10 @@ class _Job:
 
     def _mid_range(self) -> tuple[MidRange, None]:
         return mid_range(self.graph, self.samples, **self._numerics), None
+
+    def _mean_field(self, slopes: list[LayerSlope]) -> MeanField:
+        moments = input_moments(self.graph, self.samples.take(_MOMENTS, self.options.seed))
+        return mean_field_theory(self.graph, moments, slopes)
 
     def _slack(self, bounds: Analytical, pointwise: Local, slopes: list[LayerSlope]) -> Slack:
         place = pointwise.steepest

@@ -25,7 +25,9 @@ from .quantities.checkpoint import State
 from .results import Report
 
 RESULT, REPORT, WITNESS, IDENTITY = "result.json", "report.html", "witness.safetensors", "run.json"
+MEAN_FIELD, CONCENTRATION = "mean-field.json", "concentration.json"
 CERTIFICATE, BRACKET, INSPECTION = "certificate.safetensors", "bracket.json", "inspect.json"
+FISHER, DISCRIMINANT = "fisher.json", "discriminant.json"
 _STATE, _LOCK = "state", "lock"
 
 R = TypeVar("R", bound=Report)

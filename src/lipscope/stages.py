@@ -16,12 +16,13 @@ from torch import Tensor
 
 from ._version import __version__
 from .certificates import Effort, improve, norm_bounds
+from .data import Samples
 from .errors import ModelError
 from .graph import Graph
 from .progress import Progress
 from .quantities import Pair
 from .quantities.checkpoint import no_checkpoint
-from .results import Certified, Cost, ModelInfo, Provenance, Quantity, Report, SecondMoment
+from .results import Certified, Cost, DataInfo, ModelInfo, Provenance, Quantity, Report, SecondMoment
 from .runs import CERTIFICATE, WITNESS, RunFolder
 
 AnyEffort = Literal["none", "fast", "balanced", "tight"]
@@ -104,6 +105,16 @@ def model_info(graph: Graph, label: str) -> ModelInfo:
         output_shape=list(graph.output_shape),
         parameters=sum(p.numel() for p in graph.parameters()),
         layers=len(graph.nodes) - 1,
+    )
+
+
+def data_info(samples: Samples) -> DataInfo:
+    """On which data."""
+    return DataInfo(
+        name=samples.name,
+        fingerprint=samples.fingerprint(),
+        samples=len(samples),
+        preprocessing=samples.preprocessing,
     )
 
 

@@ -59,16 +59,19 @@ def norm_bounds(graph: Graph, progress: Progress = silent) -> NormBounds:
     """
     constants = [1.0]
     for index, node in enumerate(graph.nodes):
-        if node.layer is None:
-            continue
-        constants.append(node.layer.alone(graph.shapes_into(index)))
-        progress("analytical", index, len(graph.nodes) - 1)
+        if node.layer is not None:
+            constants.append(node.layer.alone(graph.shapes_into(index)))
+            progress("analytical", index, len(graph.nodes) - 1)
     cumulative = product_rule(graph, constants)
     return NormBounds(constants, cumulative, _program(graph, constants, cumulative))
 
 
 def product_rule(graph: Graph, constants: Sequence[float]) -> list[float]:
-    """Certified Lipschitz constants from the input to every node, from those of each node's layer alone."""
+    """Certified constants from the input to every node, given those of the layers alone (or bounds of them).
+
+    Monotone in the constants of layers with one input, roundings included; layers that merge several
+    have constants of their own.
+    """
     cumulative = [1.0]
     for index, node in enumerate(graph.nodes):
         if node.layer is None:

@@ -4,7 +4,33 @@ Heavy imports happen inside the commands, so that `lipscope --help` answers at o
 file and name it below, in the order of `lipscope --help`.
 """
 
-from . import analyze, certify, inspect, monitor, report, verify, models, schema  # isort: skip
+from . import (  # isort: skip
+    analyze,
+    certify,
+    inspect,
+    report,
+    verify,
+    fisher,
+    discriminant,
+    models,
+    schema,
+)
 from .app import app, main
 
-__all__ = ["analyze", "app", "certify", "inspect", "main", "models", "monitor", "report", "schema", "verify"]
+__all__ = [
+    "analyze",
+    "app",
+    "certify",
+    "concentration",
+    "constrain",
+    "discriminant",
+    "fisher",
+    "inspect",
+    "main",
+    "mean_field",
+    "models",
+    "monitor",
+    "report",
+    "schema",
+    "verify",
+]

@@ -60,7 +60,7 @@ def from_torch(module: nn.Module, input_shape: Shape) -> Graph:
 
 @contextlib.contextmanager
 def evaluation_mode(module: nn.Module) -> Iterator[None]:
-    """Evaluation mode, as long as the block runs; then each part has the mode again that it had."""
+    """Inside, the module is in evaluation mode; afterwards every part has the mode it came in."""
     modes = {part: part.training for part in module.modules()}
     module.eval()
     try:
@@ -112,10 +112,10 @@ def _example(module: nn.Module, batch: int, shape: Shape) -> Tensor:
 
 
 def trace(module: nn.Module, shape: Shape, batch: int = TRACED_BATCH) -> torch.export.ExportedProgram:
-    """The functional program of a module in evaluation mode, for inputs (batch, *shape).
+    """The functional program that the module, in evaluation mode, runs on a batch of such inputs.
 
     Raises:
-        ModelError: the module cannot be traced.
+        ModelError: it cannot be traced.
     """
     try:
         with warnings.catch_warnings(), torch.no_grad(), kept_functions(), _plain_attention():
@@ -143,10 +143,10 @@ def _plain_attention() -> Iterator[None]:
 
 
 def check_agreement(module: nn.Module, graph: Graph) -> None:
-    """Compare module and graph on random inputs, in a batch size that was not traced if it takes one.
+    """Compare a module in evaluation mode with its graph on random inputs, in a batch size that was not traced.
 
     Raises:
-        ModelError: they disagree.
+        ModelError: the two disagree.
     """
     with torch.no_grad():
         x, expected = _evaluated(module, graph.input_shape)

@@ -14,7 +14,7 @@ from ..results import Snapshot
 from ..results.monitor import kind_of
 from . import format as fmt
 from .rows import READINGS, SIGNS
-from .terminal import STYLES, console_text, empty_table
+from .terminal import STYLES, empty_table, shown
 
 Row = Mapping[str, float]
 """`step`, `seconds` and `Snapshot.numbers`."""
@@ -40,16 +40,16 @@ def print_log(rows: Sequence[Row], console: Console, title: str = "") -> None:
 def log_view(rows: Sequence[Row], console: Console, title: str = "") -> RenderableType:
     """The last of the snapshots, with the trend of every number."""
     if not rows:
-        return console_text(console, f"{fmt.plain(title)} no snapshot yet".strip(), "dim")
+        return shown(console, f"{fmt.plain(title)} no snapshot yet".strip(), "dim")
     last = rows[-1]
     where = f"step {fmt.integer(int(last['step']))}, {fmt.duration(last['seconds'])}"
     head = Text.assemble(
-        console_text(console, f"{fmt.plain(title)} ".lstrip(), "bold"), console_text(console, where, "dim")
+        shown(console, f"{fmt.plain(title)} ".lstrip(), "bold"), shown(console, where, "dim")
     )
     parts: list[RenderableType] = [head]
     if "lower" in last and "upper" in last:
-        parts.append(console_text(console, "".join(fmt.bracket(last["lower"], last["upper"])), "bold"))
-    parts += [Text(), _table(rows, console), console_text(console, _notes(last), "dim")]
+        parts.append(shown(console, "".join(fmt.bracket(last["lower"], last["upper"])), "bold"))
+    parts += [Text(), _table(rows, console), shown(console, _notes(last), "dim")]
     return Group(*parts)
 
 
@@ -65,11 +65,11 @@ def _table(rows: Sequence[Row], console: Console) -> RenderableType:
         values = [row[name] for row in rows if name in row]
         kind = kind_of(name)
         table.add_row(
-            console_text(console, _label(name)),
-            console_text(console, f"{SIGNS[kind]} {kind}", STYLES[kind]),
-            console_text(console, fmt.number(values[-1], kind), f"bold {STYLES[kind]}"),
-            console_text(console, fmt.number(values[0], kind), "dim"),
-            console_text(console, sparkline(values, width), STYLES[kind]),
+            shown(console, _label(name)),
+            shown(console, f"{SIGNS[kind]} {kind}", STYLES[kind]),
+            shown(console, fmt.number(values[-1], kind), f"bold {STYLES[kind]}"),
+            shown(console, fmt.number(values[0], kind), "dim"),
+            shown(console, sparkline(values, width), STYLES[kind]),
         )
     return table
 

@@ -56,6 +56,7 @@ _ASCII = str.maketrans(
         "τ": "tau",
         "√": "sqrt ",
         "λ": "lambda",
+        "σ": "sigma",
         "ᵀ": "^T",
         **dict(zip("▁▂▃▄▅▆▇█", "__--==##", strict=True)),
     }
@@ -148,24 +149,12 @@ def _how(bound: Quantity) -> str:
     return fmt.no_upper(where) + fmt.reason(bound.no_bound)
 
 
-def unicode(console: Console) -> bool:
-    """Whether the console can show more than ASCII."""
-    return console.encoding.lower().startswith("utf")
-
-
-def console_text(console: Console, text: str, style: str = "") -> Text:
-    """Text as the console can show it. Never markup: names may hold brackets."""
-    if not unicode(console):
-        encoding = console.encoding
-        text = text.translate(_ASCII).encode(encoding, "backslashreplace").decode(encoding)
-    return Text(text, style=style, overflow="fold")
-
-
 class _Printer:
-    """Prints on one console."""
+    """Prints on one console: knows its width and whether it can show more than ASCII."""
 
     def __init__(self, console: Console) -> None:
         self.console = console
+        self.unicode = console.encoding.lower().startswith("utf")
 
     def show(self, result: Result) -> None:
         self.console.print()
@@ -182,7 +171,7 @@ class _Printer:
         self._notices(result)
 
     def _text(self, text: str, style: str = "") -> Text:
-        return console_text(self.console, text, style)
+        return shown(self.console, text, style)
 
     def _header(self, result: Result) -> None:
         samples = result.data.samples
@@ -261,7 +250,7 @@ class _Printer:
                 cell.align("right" if column >= 2 else "left", width)
             self.console.print(Text("  ").join(line))
             if place == 0:
-                rule = "─" if unicode(self.console) else "-"
+                rule = "─" if self.unicode else "-"
                 self.console.print(Text(rule * min(self.console.width, sum(widths) + 2 * len(widths) - 2)))
                 continue
             row = found[place - 1]
@@ -372,6 +361,14 @@ class _Printer:
             return
         self.console.print()
         self.console.print(self._text(notice, "yellow"))
+
+
+def shown(console: Console, text: str, style: str = "") -> Text:
+    """Text as the console can show it; never markup: names may hold brackets."""
+    encoding = console.encoding
+    if not encoding.lower().startswith("utf"):
+        text = text.translate(_ASCII).encode(encoding, "backslashreplace").decode(encoding)
+    return Text(text, style=style, overflow="fold")
 
 
 def empty_table() -> Table:

@@ -7,6 +7,7 @@ from typing import Literal
 
 from pydantic import Field, computed_field
 
+from .mean_field import MeanField
 from .quantities import (
     Analytical,
     Attained,
@@ -44,6 +45,9 @@ class Result(Report):
         None, description="where the product bound loses, layer by layer; None in older runs"
     )
     slope_pairs: int = Field(description="pairs behind the secant means")
+    mean_field: MeanField | None = Field(
+        None, description="what mean-field theory predicts for random weights; None in older runs"
+    )
     provenance: Provenance
 
     @computed_field  # type: ignore[prop-decorator]
