@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from .analysis import Options, analyze
     from .brackets import BallOptions, bracket
     from .certificates import Certificate, certify, verify
+    from .comparison import compare
     from .data import ImagePreprocessing, Labels, Samples, load_labels, load_samples
     from .engines import SERIAL, Engine, RayEngine
     from .errors import (
@@ -67,7 +68,7 @@ if TYPE_CHECKING:
         second_moment,
         slack,
     )
-    from .results import Bracket, DiscriminantReport, FisherReport, Inspection, Result
+    from .results import Bracket, Comparison, DiscriminantReport, FisherReport, Inspection, Result
     from .separation import separate
     from .spectral import SpectralNorm, spectral_norm
 
@@ -75,6 +76,7 @@ _HOMES = {
     "analysis": ("Options", "analyze"),
     "brackets": ("BallOptions", "bracket"),
     "certificates": ("Certificate", "certify", "verify"),
+    "comparison": ("compare",),
     "data": ("ImagePreprocessing", "Labels", "Samples", "load_labels", "load_samples"),
     "engines": ("SERIAL", "Engine", "RayEngine"),
     "errors": (
@@ -101,10 +103,10 @@ _HOMES = {
         "empirical",
         "evaluate_pair",
         "exact",
-        "input_moments",
         "fisher_bound",
         "fisher_embedding",
         "input_fisher",
+        "input_moments",
         "local",
         "mean_field",
         "mean_field_theory",
@@ -116,7 +118,7 @@ _HOMES = {
         "second_moment",
         "slack",
     ),
-    "results": ("Bracket", "DiscriminantReport", "FisherReport", "Inspection", "Result"),
+    "results": ("Bracket", "Comparison", "DiscriminantReport", "FisherReport", "Inspection", "Result"),
     "separation": ("separate",),
     "spectral": ("SpectralNorm", "spectral_norm"),
 }
@@ -128,6 +130,7 @@ __all__ = [
     "Bracket",
     "Certificate",
     "CertificateError",
+    "Comparison",
     "DataError",
     "DiscriminantReport",
     "Engine",
@@ -155,6 +158,7 @@ __all__ = [
     "ball",
     "bracket",
     "certify",
+    "compare",
     "concentration",
     "discriminant",
     "effective",

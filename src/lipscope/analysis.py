@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -33,6 +32,7 @@ from .quantities import (
     mean_slopes,
     mid_range,
     second_moment,
+    sensitive,
     slack,
 )
 from .quantities.local import visited
@@ -48,6 +48,7 @@ from .results import (
     MidRange,
     Result,
     SecondMoment,
+    SensitiveInput,
     Slack,
 )
 from .runs import REPORT, RESULT, RunFolder, identity_key
@@ -78,7 +79,7 @@ _LEVELS: tuple[tuple[Level, Reading], ...] = (
     ("unit", "secant"),
 )
 
-_STARTS = 4
+_STEEPEST = 4
 _MOMENTS = 64
 """Samples behind the moments of the inputs."""
 
@@ -235,6 +236,9 @@ class _Job:
         pointwise = once("local", Local, self._local)
         distances = once("mid_range", MidRange, self._mid_range)
         lost = once("slack", Slack, lambda: (self._slack(upper, pointwise, averaged.slopes), None))
+        shown: list[SensitiveInput] = once(
+            "sensitive", list[SensitiveInput], lambda: self._sensitive(pointwise)
+        )
         random = once("mean_field", MeanField, lambda: (self._mean_field(averaged.slopes), None))
         climbed = self._ascent(pointwise)
         result = Result(
@@ -251,15 +255,11 @@ class _Job:
             slopes=averaged.slopes,
             slope_pairs=averaged.pairs,
             slack=lost,
+            sensitive=[filed(one) for one in shown],
             mean_field=random,
             provenance=provenance(started, clock, self.options.seed, self.options.device, self.options.dtype),
         )
-        if self.stages.folder is not None:
-            from .report import render_html
-
-            witnesses = self.stages.witnesses
-            page = render_html(result, witness_pictures(witnesses))
-            self.stages.folder.finish({REPORT: page, RESULT: result.to_json()}, witnesses)
+        self.stages.finish(RESULT, result)
         return result
 
     def _certified(self) -> Certified | None:
@@ -326,38 +326,28 @@ class _Job:
         x = self.samples.batch([chosen[place]])[0]
         return slack(self.graph, bounds, x, pointwise.samples[place], slopes, seed=self.options.seed)
 
+    def _steepest(self, pointwise: Local) -> list[int]:
+        """The samples of the largest Lip(x), the largest first."""
+        steep = sorted(range(len(pointwise.estimates)), key=lambda i: -pointwise.estimates[i])[:_STEEPEST]
+        chosen = visited(len(self.samples), self.options.local_samples, self.options.seed)
+        return [chosen[i] for i in steep]
+
+    def _sensitive(self, pointwise: Local) -> tuple[list[SensitiveInput], dict[str, Tensor]]:
+        numerics = {key: self._numerics[key] for key in ("dtype", "device", "seed")}
+        return sensitive(self.graph, self.samples, self._steepest(pointwise), **numerics)
+
     def _ascent(self, pointwise: Local) -> Attained | None:
         options = self.options
         if options.effort == "none":
             return None
         # The most sensitive samples are where a steeper place may be near.
-        steep = sorted(range(len(pointwise.estimates)), key=lambda i: -pointwise.estimates[i])[:_STARTS]
-        chosen = visited(len(self.samples), options.local_samples, options.seed)
-        starts = sorted(chosen[i] for i in steep)
+        starts = sorted(self._steepest(pointwise))
         return self.stages.once(
             "ascent",
             Attained,
             lambda: ascent(
-                self.graph, self.samples.batch(starts), restarts=_STARTS, steps=ASCENT_STEPS[options.effort],
+                self.graph, self.samples.batch(starts), restarts=_STEEPEST, steps=ASCENT_STEPS[options.effort],
                 seed=options.seed, progress=self.stages.progress, device=options.device,
                 dtype=working_dtype(getattr(torch, options.dtype)),
             ),
         )  # fmt: skip
-
-
-def witness_pictures(witnesses: Mapping[str, Tensor]) -> dict[str, bytes]:
-    """PNG pictures of the witness inputs that are images (1 or 3 channels), by key."""
-    from PIL import Image
-
-    pictures: dict[str, bytes] = {}
-    for key, x in witnesses.items():
-        if x.ndim != 3 or x.shape[0] not in (1, 3) or min(x.shape[1:]) < 4:
-            continue
-        # Shown from its smallest to its largest value, channel by channel: normalisations differ.
-        low, high = x.amin((1, 2), keepdim=True), x.amax((1, 2), keepdim=True)
-        shown = ((x - low) / (high - low).clamp_min(1e-12) * 255).round().to(torch.uint8)
-        pixels = shown.permute(1, 2, 0).squeeze(-1).numpy()
-        buffer = io.BytesIO()
-        Image.fromarray(pixels).save(buffer, "PNG")
-        pictures[key] = buffer.getvalue()
-    return pictures

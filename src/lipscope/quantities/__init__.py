@@ -14,6 +14,7 @@ from .local import local
 from .mean_field import mean_field, mean_field_theory
 from .mid_range import mid_range
 from .operator_product import operator_norm_upper, operator_product, product_bound
+from .sensitive import sensitive
 from .sketch import mean_jacobian_norm, second_moment
 from .slack import slack
 from .witness import Pair, evaluate_pair
@@ -47,5 +48,6 @@ __all__ = [
     "product_bound",
     "scalar_slopes",
     "second_moment",
+    "sensitive",
     "slack",
 ]

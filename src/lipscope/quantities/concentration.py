@@ -14,7 +14,7 @@ Jacobians; by Efron and Stein's m² = σ² S in all three cases.
 A constant that holds only in a ball B serves too: f∘π_B, π_B the projection, has it everywhere, and differs from f only
 where the noise leaves B. Deviations are then from the mean of f∘π_B.
 
-Sources: B. Tsirelson, I. Ibragimov, V. Sudakov (1976); C. McDiarmid (1989); B. Efron, C. Stein (1981); DESIGN section 4.
+Sources: B. Tsirelson, I. Ibragimov, V. Sudakov (1976); C. McDiarmid (1989); B. Efron, C. Stein (1981).
 """
 
 from __future__ import annotations

@@ -53,8 +53,8 @@ EXACT_TRACE = 64
 """Networks with at most this many inputs or outputs have their traces computed exactly."""
 _BLOCK = 8
 _SETTLED = 0.1
-_GAUSSIAN_SOURCE = "DESIGN section 4: Gaussian output, I = JᵀJ/σ²"
-_SOFTMAX_SOURCE = "DESIGN section 4: softmax output, I = Jᵀ(diag p − ppᵀ)J"
+_GAUSSIAN_SOURCE = "Amari 2016: Gaussian output, I = JᵀJ/σ²"
+_SOFTMAX_SOURCE = "Amari 2016: softmax output, I = Jᵀ(diag p − ppᵀ)J"
 
 
 def fisher_embedding(graph: Graph, likelihood: Likelihood, variance: float = 1.0) -> Graph:

@@ -59,7 +59,7 @@ def mean_field_theory(
         inputs: moments of the inputs, from `input_moments`; standard Gaussians if omitted.
         slopes: mean slopes over data (`MeanSlopes.table`), which become the measured `slope` of the layers.
 
-    Source: Poole et al. (2016); Schoenholz et al. (2017); DESIGN section 4.
+    Source: Poole et al. (2016); Schoenholz et al. (2017).
     """
     started = time.perf_counter()
     inputs = InputMoments.white(1.0) if inputs is None else inputs
@@ -125,7 +125,7 @@ def mean_field(
         DataError: a sample cannot be read.
         ValueError: `count`, `probes`, `batch_size` or `length` is not positive.
 
-    Source: M. Hutchinson (1990); Poole et al. (2016); Schoenholz et al. (2017); DESIGN section 4.
+    Source: M. Hutchinson (1990); Poole et al. (2016); Schoenholz et al. (2017).
     """
     if min(count, probes, batch_size) < 1 or not length > 0:
         raise ValueError("count, probes, batch_size and length must be positive")

@@ -1,4 +1,4 @@
-"""What people read: the terminal table and the HTML page. Both see a `Result` and nothing else."""
+"""What people read: tables in the terminal, the HTML page, tables for notebooks. All see a `Report` and its tensors."""
 
 from __future__ import annotations
 
@@ -6,15 +6,24 @@ from .concentration import print_concentration
 from .constrained import print_constrained
 from .discriminant import print_discriminant
 from .fisher import print_fisher
-from .html import render_html, write_html
+from .html import has_page, render_html, write_html
 from .mean_field import print_mean_field
 from .monitor import LiveView, print_log
-from .terminal import print_bracket, print_checks, print_inspection, print_result
+from .terminal import (
+    print_bracket,
+    print_checks,
+    print_comparison,
+    print_inspection,
+    print_report,
+    print_result,
+)
 
 __all__ = [
     "LiveView",
+    "has_page",
     "print_bracket",
     "print_checks",
+    "print_comparison",
     "print_concentration",
     "print_constrained",
     "print_discriminant",
@@ -22,6 +31,7 @@ __all__ = [
     "print_inspection",
     "print_log",
     "print_mean_field",
+    "print_report",
     "print_result",
     "render_html",
     "write_html",

@@ -6,6 +6,7 @@ Euclidean-to-Euclidean Lipschitz constants (norm out per norm in); `squared` is 
 since the source's tables print squared ratios.
 """
 
+from .comparison import ComparedRun, Comparison
 from .concentration import Concentration, ConcentrationReport, Tail, TailLevel, TailPoint
 from .constrained import BoundedWeight, Constrained
 from .discriminant import ClassCount, Discriminant, DiscriminantReport, LayerSeparation
@@ -46,6 +47,7 @@ from .quantities import (
 from .record import Check, Cost, Kind, NoBound, Norm, Quantity, Record, UnboundedLayer, UpperBound, Witness
 from .report import SCHEMA_VERSION, DataInfo, ModelInfo, Provenance, Report
 from .runs import BallInfo, Bracket, Inspection, Result
+from .sensitive import SensitiveInput
 
 __all__ = [
     "SCHEMA_VERSION",
@@ -59,6 +61,8 @@ __all__ = [
     "CertifiedPiece",
     "Check",
     "ClassCount",
+    "ComparedRun",
+    "Comparison",
     "Concentration",
     "ConcentrationReport",
     "Constrained",
@@ -101,6 +105,7 @@ __all__ = [
     "Report",
     "Result",
     "SecondMoment",
+    "SensitiveInput",
     "Slack",
     "Snapshot",
     "StretchBin",
