@@ -184,7 +184,7 @@ def print_comparison(comparison: Comparison, console: Console) -> None:
         for title, *_ in columns[:fitting]:
             table.add_column(title, justify="right")
         for place, line in enumerate(found):
-            kind = printer._text(f"{SIGNS[line.kind]} {line.kind}", _STYLES[line.kind])
+            kind = printer._text(f"{SIGNS[line.kind]} {line.kind}", STYLES[line.kind])
             table.add_row(left[place], kind, *(column[place + 1] for column in columns[:fitting]))
         console.print(table)
         console.print()
@@ -230,7 +230,7 @@ class _Printer:
         """One quantity of one run, and its ratio to that of the first run."""
         if cell is None:
             return self._text(fmt.MISSING, "dim")
-        value = self._text(cell.row.figure_text, f"bold {_STYLES[cell.row.kind]}")
+        value = self._text(cell.row.figure_text, f"bold {STYLES[cell.row.kind]}")
         return Text.assemble(value, self._text(f" {cell.ratio_text}" if cell.ratio_text else "", "dim"))
 
     def _header(self, result: Result) -> None:
