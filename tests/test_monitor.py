@@ -244,6 +244,24 @@ def activation_graph() -> Graph:
     return Graph.chain((5,), [ReLU()])
 
 
+class Shared(nn.Module):
+    """Calls one activation after both of its layers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second, self.activation = nn.Linear(3, 4), nn.Linear(4, 2), nn.ReLU()
+        nn.init.constant_(self.first.bias, 100.0)
+        nn.init.constant_(self.second.weight, -1.0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.activation(self.second(self.activation(self.first(x))))
+
+
+def test_a_module_that_is_called_twice_has_two_mean_slopes() -> None:
+    monitor = Monitor(Shared(), torch.zeros(4, 3), levels=())
+    assert monitor.snapshot.slopes == {"activation (ReLU)": 1.0, "activation (ReLU) #2": 0.0}
+
+
 def test_means_follow_data_that_move() -> None:
     module = nn.Sequential(nn.Linear(3, 4), nn.ReLU()).double()
     nn.init.constant_(module[0].weight, 1.0)

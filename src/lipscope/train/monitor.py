@@ -19,6 +19,7 @@ import hashlib
 import math
 import time
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal
@@ -313,7 +314,7 @@ class Monitor:
             local_max=float(values.max()),
             local_mean=float(values.mean()),
             effective=effective,
-            slopes={places[i]: p for i, slope in slopes.items() if (p := slope.fraction) is not None},
+            slopes=_by_place(places, slopes),
             share=min(1.0, own / total),
             proved=[places[i] for i in computed],
             evaluated=[places[i] for i in evaluated],
@@ -444,6 +445,18 @@ class Monitor:
         finally:
             seconds = time.perf_counter() - started
             account.spend(seconds)
+
+
+def _by_place(places: Sequence[str], slopes: Mapping[int, AveragedSlope]) -> dict[str, float]:
+    """Mean slopes p_k by place, pooling left out; one that is used again (a module called twice) is numbered."""
+    found: dict[str, float] = {}
+    uses: Counter[str] = Counter()
+    for index, slope in sorted(slopes.items()):
+        place, fraction = places[index], slope.fraction
+        if fraction is not None:
+            uses[place] += 1
+            found[place if uses[place] == 1 else f"{place} #{uses[place]}"] = fraction
+    return found
 
 
 def _form(graph: Graph) -> str:
