@@ -134,7 +134,7 @@ def measure(name: str, seconds: float, budget: float) -> None:
     Training(copy.deepcopy(module), shape, batch).run(3)
     block = max(1, round(10 / Training(copy.deepcopy(module), shape, batch).run(10)[0]))
     started, blocks = time.perf_counter(), []
-    while time.perf_counter() - started < seconds:
+    while time.perf_counter() - started < seconds or not found:
         without = plain.run(block)
         monitor._last = time.perf_counter()
         blocks.append((without, watched.run(block, monitor)))

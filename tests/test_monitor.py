@@ -349,6 +349,20 @@ def test_only_what_depends_on_a_change_is_computed_again() -> None:
     compare_with_fresh(monitor, module, found)
 
 
+def test_a_network_that_shrinks_is_proved_again_too() -> None:
+    module = perceptron()
+    monitor = Monitor(module, DATA, **QUICK)
+    before = monitor.snapshot.upper
+    with torch.no_grad():
+        module[0].weight.mul_(0.5)
+    assert monitor.upper() == pytest.approx(0.5 * before, rel=1e-9)
+    with torch.no_grad():
+        module[0].weight[1:].mul_(0.5)
+    found = monitor.update()
+    assert found.proved == ["0 (Linear)"]
+    assert found.upper == lipscope.analytical(lipscope.from_torch(module, (40,))).product
+
+
 def test_hooks_and_attributes_that_change_the_function_are_noticed() -> None:
     module = perceptron()
     monitor = Monitor(module, DATA, **QUICK)

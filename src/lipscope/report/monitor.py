@@ -86,7 +86,7 @@ def _label(name: str) -> str:
 
 def _notes(last: Row) -> str:
     notes = []
-    if last.get("drift", 1.0) > 1.0:
+    if last.get("drift", 1.0) != 1.0:
         notes.append(
             f"of the upper bound, ×{fmt.number(last['drift'], 'upper')} is change since the last proofs"
         )

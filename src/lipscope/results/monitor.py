@@ -16,7 +16,7 @@ class Snapshot(Record):
         description="certified upper bound of the Lipschitz constant by the product rule, valid at this step"
     )
     drift: float = Field(
-        description="the factor of `upper` that stands for changes of layers since their norms were proved, ≥ 1"
+        description="the factor of `upper` that stands for changes of layers since their norms were proved"
     )
     lower: float = Field(description="attained lower bound, by the witness")
     witness: Witness = Field(

@@ -80,7 +80,7 @@ class Monitor:
         budget: the share of all time that the monitor may take, in (0, 1]: half of it for snapshots, half for
             proofs. With 1, it is a snapshot at each of these steps with all proofs that `slack` asks for. The time
             to set up is not counted.
-        slack: a layer's norm is proved again where its bound has drifted by more than this share.
+        slack: a layer's norm is proved again where its bound has moved by more than this share.
         tolerance: relative accuracy of Lip(x) and L_eff.
         logs: called with every snapshot of `step` and `update`.
         thresholds: numbers by their names in `Snapshot.numbers`, such as {"upper": 1e3, "local_max": 20}.
@@ -171,6 +171,8 @@ class Monitor:
                 f"no number is called {min(unknown)}, for which a threshold is given; there are {known}"
             )
         self._measuring, self._proving = Account(share), Account(share)
+        # What all proofs take is saved for from the start.
+        self._proving.affords(sum(self._proofs.seconds(i) for i in range(1, len(self.graph.nodes))))
         self.setup_seconds = time.perf_counter() - started
         self._last = time.perf_counter()
 
@@ -412,15 +414,17 @@ class Monitor:
         return found.value, found.steps * _BLOCK
 
     def _due(self, bounds: DriftBounds, everything: bool) -> list[int]:
-        """The layers to prove now: those that have drifted most, as far as the budget goes."""
-        drifted = sorted(bounds.drifts, key=lambda i: -bounds.drifts[i])
+        """The layers to prove now: those that have moved most, as far as the budget goes."""
+        # A bound that has fallen with its layer may be as loose as one that has risen.
+        moved = {i: max(d, 1 / d) if d > 0 else math.inf for i, d in bounds.drifts.items()}
+        order = sorted(moved, key=lambda i: -moved[i])
         if everything:
-            return [i for i in drifted if bounds.drifts[i] > 1.0]
+            return [i for i in order if moved[i] > 1.0]
         due, cost = [], 0.0
-        for index in drifted:
+        for index in order:
             cost += self._proofs.seconds(index)
-            # The one that has drifted most is waited for: the bound is a product.
-            if bounds.drifts[index] <= 1.0 + self.slack or not self._proving.affords(cost):
+            # The one that has moved most is waited for: the bound is a product.
+            if moved[index] <= 1.0 + self.slack or not self._proving.affords(cost):
                 break
             due.append(index)
         return due
