@@ -194,5 +194,5 @@ def test_the_command_writes_what_it_prints(tmp_path: Path, monkeypatch, capsys) 
     assert 0 < found.outside < 1.1e-9
     assert all(point.bound >= found.outside for tail in found.tails for point in tail.points)
     assert "<svg" in (tmp_path / "f.svg").read_text("utf-8")
-    assert run(monkeypatch, *common, "two", "--at", "x.npy") == 5
-    assert "2 samples" in capsys.readouterr().err
+    assert run(monkeypatch, *common, "third", "--at", "x.npy", "--number", "2") == 5
+    assert "2 samples, numbered from 0; 2 is none" in capsys.readouterr().err

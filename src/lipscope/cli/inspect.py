@@ -37,7 +37,8 @@ def inspect(
     output: Annotated[
         Path | None,
         typer.Option(
-            help="Run folder for inspect.json, the certificate and the witness. Default: a folder under runs/."
+            help="Run folder for inspect.json, report.html, the certificate and the witness. "
+            "Default: a folder under runs/."
         ),
     ] = None,
     state: State = None,
@@ -79,4 +80,4 @@ def inspect(
         print(found.to_json())
     else:
         print_inspection(found, open_console(error=False), sort, None if everything else top)
-    say(f"\nwrote {escaped(str(folder / 'inspect.json'))}")
+    say(f"\nwrote {escaped(str(folder / 'inspect.json'))} and {escaped(str(folder / 'report.html'))}")

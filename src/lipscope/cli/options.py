@@ -78,22 +78,32 @@ def image_preprocessing(
     return base if resize is None else replace(base, resize=resize)
 
 
-def one_input(option: str, source: str, shape: tuple[int, ...], loaded: LoadedModel) -> Tensor:
-    """One input as the network takes it: an image, a file of one sample, or `zeros`.
+def one_input(
+    option: str, source: str, shape: tuple[int, ...] | None, loaded: LoadedModel, number: int | None = None
+) -> tuple[Tensor, str]:
+    """One input as the network takes it and what to call it.
+
+    Args:
+        source: data, or `zeros` (which need the shape).
+        number: which sample of the data; None if they must hold one alone.
 
     Raises:
-        DataError: it cannot be read, or is not one.
+        DataError: it cannot be read, or there is no such sample.
     """
     import torch
 
     from ..data import load_samples
 
-    if source == "zeros":
-        return torch.zeros(shape)
+    if source == "zeros" and shape is not None:
+        return torch.zeros(shape), source
     samples = load_samples(source, shape, image_preprocessing(loaded, shape, None, None, None))
-    if len(samples) != 1:
+    if number is None and len(samples) != 1:
         raise DataError(f"{option} {source}: it holds {len(samples)} samples; the centre is one")
-    return samples.batch([0])[0]
+    if number is not None and number >= len(samples):
+        raise DataError(
+            f"{option} {source}: it holds {len(samples)} samples, numbered from 0; {number} is none"
+        )
+    return samples.batch([number or 0])[0], samples.names[number or 0]
 
 
 def parse_shape(text: str) -> tuple[int, ...]:
