@@ -27,9 +27,9 @@ from ..results import Cost, Effective, LayerSlope
 from ..slopes import AveragedSlope, Level, subsampling, uniform_taps
 from ..spectral import spectral_norm
 from .checkpoint import Checkpoint, Saver, no_checkpoint
-from .draws import Batch, PairRun, chunks, draw
+from .draws import Batch, chunks, draw
 from .jackknife import jackknife_error
-from .slope_sums import Kind, SlopeSums
+from .slope_sums import Kind, SlopeSums, slope_totals
 
 if TYPE_CHECKING:
     from ..data import Samples
@@ -208,21 +208,7 @@ def _chunk_sums(shared: _Evaluation, batches: Sequence[Batch]) -> SlopeSums:
 
 
 def _add_batch(sums: SlopeSums, graph: Graph, x: Tensor, batch: Batch) -> None:
-    layers = graph.nonlinear()
-    active: dict[int, AveragedSlope] = {}
-    secant: dict[PairRun, dict[int, AveragedSlope]] = {run: {} for run in batch.pairs}
-
-    def visit(index: int, a: Tensor) -> Tensor:
-        layer = layers[index]
-        point = layer.at(a)
-        if batch.new:
-            active[index] = point.slope.total()
-        for run, found in secant.items():
-            ends = point.rows(run.first, run.count), point.rows(run.second, run.count)
-            found[index] = layer.between(*ends).total()
-        return point.value
-
-    graph.evaluate(x, visit)
+    active, secant = slope_totals(graph, x, batch.pairs, points=batch.new)
     if batch.new:
         sums.add("active", batch.groups, active, len(batch.indices))
     for run, found in secant.items():
