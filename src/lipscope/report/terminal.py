@@ -170,7 +170,8 @@ class _Printer:
         self._notices(result)
 
     def _text(self, text: str, style: str = "") -> Text:
-        """Never markup: names may hold brackets."""
+        """Never markup or control characters but line breaks: names come from files of others."""
+        text = "\n".join(map(fmt.plain, text.split("\n")))
         if not self.unicode:
             encoding = self.console.encoding
             text = text.translate(_ASCII).encode(encoding, "backslashreplace").decode(encoding)
