@@ -117,7 +117,8 @@ def corrupted(content: bytes, rng: random.Random) -> bytes:
 
 _LEAVES: tuple[Any, ...] = (
     None, True, -1, 0, 1, 2**31, 2**63, 2**70, -0.5, 1e-300, 1e308, "", "x", "../../etc/passwd", "\x1b[31mred",
-    "NaN", "Infinity", "-Infinity", [], {}, [[]], [1, "x"], {"as_int": -3}, {"as_int": 2**40}, "torch.ops.aten.relu.default",
+    "NaN", "Infinity", "-Infinity", [], {}, [[]], [1, "x"], {"as_int": -3},
+    {"as_int": 2**40}, "torch.ops.aten.relu.default",
 )  # fmt: skip
 
 
@@ -237,7 +238,7 @@ def array_content(rng: random.Random, place: Path) -> Case:
     array = rng.choice(arrays)
     name = rng.choice(("x.npy", "x.npz"))
     (np.save if name == "x.npy" else np.savez)(place / name, array)
-    return Case(_analyze(name), (name,))
+    return Case(_analyze(name), (name, "input of shape"))
 
 
 @kind
@@ -345,7 +346,7 @@ def image_folders(rng: random.Random, place: Path) -> Case:
             folder.mkdir()
             accepted = False
         case _:
-            os.symlink(folder, place / ("x" * 200))
+            (place / ("x" * 200)).symlink_to(folder)
             Image.new("L", (1, 3000)).save(folder / "thin.png")
     args = _analyze("photos", "--input-shape", "3x8x8", model="net.py:pictures")
     return Case(args, ("photos",), accepted)
@@ -409,8 +410,9 @@ def onnx_files(rng: random.Random, place: Path) -> Case:
             case 2:
                 del node.input[-1]
             case 3:
-                node.attribute.append(onnx.helper.make_attribute(rng.choice(("axis", "pads", "group", "kernel_shape")),
-                                                                 rng.choice((-1, [0, 1, 2**40], 2**62, "x", 0.5))))  # fmt: skip
+                key = rng.choice(("axis", "pads", "group", "kernel_shape"))
+                value = rng.choice((-1, [0, 1, 2**40], 2**62, "x", 0.5))
+                node.attribute.append(onnx.helper.make_attribute(key, value))
             case 4:
                 tensor.dims[0] = rng.choice((0, -1, 2**40, 2**62, 3))
             case 5:
@@ -472,8 +474,10 @@ def proofs(rng: random.Random, place: Path) -> Case:
         if tensors and rng.random() < 0.6:
             key = rng.choice(list(tensors))
             held = tensors[key]
-            changes: list[Any] = [held * math.nan, held * math.inf, held * 1e6, held * 1e-6, -held, held * 0, held.float(),
-                                  held.reshape(-1), held[:1], held > 0, held.to(torch.complex64), held.int()]  # fmt: skip
+            changes: list[Any] = [
+                held * math.nan, held * math.inf, held * 1e6, held * 1e-6, -held, held * 0, held.float(), held.reshape(-1),
+                held[:1], held > 0, held.to(torch.complex64), held.int(),
+            ]  # fmt: skip
             tensors[key] = rng.choice(changes).contiguous()
             if rng.random() < 0.2:
                 tensors[rng.choice(("0", "9.x", "1.1.t", "", "x.y"))] = tensors.pop(key)
@@ -553,7 +557,8 @@ _OPTIONS = {
                 "--device", "--data", "--output"),
 }  # fmt: skip
 _SPECIAL = {
-    "--input-shape": ("1x4x4x", "99999999x99999999x999999", "0x4x4", "1x-4x4", "4", "x" * 3000, "1x4x4,", "10**9", "１x４x４"),
+    "--input-shape": ("1x4x4x", "99999999x99999999x999999", "0x4x4", "1x-4x4", "4", "x" * 3000, "1x4x4,",
+                      "10**9", "１x４x４"),
     "--device": ("meta", "cpu:7", "cuda", "mps", "xla", "cpu:x", "privateuseone"),
     "--output": ("x.npy", ".", "/proc/nowhere", "x" * 300, "analyzed", "/dev/null", "a/" * 3000, "\udce9"),
     "--data": ("x" * 5000, "a/" * 3000, "/dev/zero", "/dev/stdin", "net.py:nothing", ":", "net.py:", "demo:", "http://x/y.npy",
@@ -597,14 +602,16 @@ def options(rng: random.Random, place: Path) -> Case:
         args[args.index("net.py:build")] = "net.py:pictures"
         args[args.index("x.npy")] = "photo.png"
         args += ["--input-shape", "3x8x8"]
-    return Case([*args, option, value], (option, value[:20], option.strip("-"), "batch", "shape"))
+    names = (option, option.strip("-"), value[:20], value.rpartition(":")[0], "model's", "batch", "shape")
+    return Case([*args, option, value], names)
 
 
 _CODE = (
     "raise ValueError('a\\nb')", "import sys; sys.exit(0)", "import sys; sys.exit('no')", "def build(): return 7",
-    "def build(): raise KeyError('x')", "def build(x): return x", "build = 3", "build = None", "x = (", "import nothing_at_all",
-    "def build(): return build()", "import torch\ndef build(): return torch.nn.Linear(3, 2)",
-    "import torch\ndef build(): return torch.nn.Module()", "raise KeyboardInterrupt", "import torch\nbuild = torch.nn.Softmax(0)",
+    "def build(): raise KeyError('x')", "def build(x): return x", "build = 3", "build = None", "x = (",
+    "import nothing_at_all", "def build(): return build()", "import torch\ndef build(): return torch.nn.Linear(3, 2)",
+    "import torch\ndef build(): return torch.nn.Module()",
+    "import torch\nbuild = torch.nn.Softmax(0)",
     "import torch\nclass build(torch.nn.Module):\n def forward(self, x): return x, x",
     "import torch\nclass build(torch.nn.Module):\n def forward(self, x): return torch.rand_like(x)",
     "import torch\nclass build(torch.nn.Module):\n def forward(self, x): return x * float('nan')",
@@ -619,8 +626,8 @@ _CODE = (
     "import torch\nclass build(torch.nn.Module):\n def forward(self, x): return torch.complex(x, x)",
     "import torch\nbuild = torch.nn.Linear(4, 3, device='meta')",
     "import torch\nbuild = torch.nn.Sequential()", "import torch\nbuild = torch.nn.Identity()",
-    "import torch\nbuild = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(16, 10**6))",
-    "import torch\nbuild = torch.nn.Sequential(*[torch.nn.ReLU()] * 3000)",
+    "import torch\nbuild = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(16, 10**5))",
+    "import torch\nbuild = torch.nn.Sequential(*[torch.nn.ReLU()] * 100)",
 )  # fmt: skip
 
 
@@ -628,7 +635,9 @@ _CODE = (
 def code(rng: random.Random, place: Path) -> Case:
     """Python of the user that does something else than give a network."""
     (place / "mine.py").write_text(rng.choice(_CODE))
-    return Case(_analyze("x.npy", model="mine.py:build"), ("mine.py", "model", "layer", "operation"))
+    return Case(
+        _analyze("x.npy", model="mine.py:build"), ("mine.py", "model", "layer", "operation", "weight")
+    )
 
 
 # ---- running ----------------------------------------------------------------------------------------
@@ -646,8 +655,7 @@ def child(args: list[str], place: Path) -> None:
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         os.environ.update(COLUMNS="100", NO_COLOR="1", TERM="dumb")
         sys.argv = ["lipscope", *args]
-        sys.stdout = open(1, "w", encoding="utf-8", closefd=False)
-        sys.stderr = open(2, "w", encoding="utf-8", closefd=False)
+        sys.stdout, sys.stderr = os.fdopen(1, "w", encoding="utf-8"), os.fdopen(2, "w", encoding="utf-8")
         cli.main()
     except SystemExit as stop:
         code = stop.code if isinstance(stop.code, int) else 1
@@ -745,7 +753,7 @@ def main() -> None:
             if wrong is not None:
                 failures += 1
                 repeat = f"--kind {name} --seed {args.seed} --first {number} --inputs 1"
-                print(f"{name} ({repeat}): {ascii(' '.join(case.args))}\n    {wrong}", flush=True)
+                print(f"{name} ({repeat}): {' '.join(case.args)!a}\n    {wrong}", flush=True)
             shutil.rmtree(place)
     for name, counted in ends.items():
         codes = ", ".join(f"{code}: {count}" for code, count in sorted(counted.items(), key=str))

@@ -10,16 +10,17 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+import stat
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import IO, Any, TypeVar
-from zipfile import BadZipFile
 
 import numpy as np
 from torch import Tensor
 
 from .atomic import is_draft, write_atomically
+from .data.files import reason
 from .errors import DataError, LipscopeError, RunFolderError
 from .quantities.checkpoint import State
 from .results import Report
@@ -27,6 +28,7 @@ from .results import Report
 RESULT, REPORT, WITNESS, IDENTITY = "result.json", "report.html", "witness.safetensors", "run.json"
 CERTIFICATE, BRACKET, INSPECTION = "certificate.safetensors", "bracket.json", "inspect.json"
 _STATE, _LOCK = "state", "lock"
+_MOST_BYTES = 2**30
 
 R = TypeVar("R", bound=Report)
 
@@ -54,6 +56,7 @@ class RunFolder:
             raise RunFolderError(
                 f"{path} is not a run folder (it holds {foreign[0]}); choose a new or empty --output"
             )
+        _refuse_links(path)
         self._lock = self._take_lock()
         try:
             self._sweep()
@@ -78,9 +81,7 @@ class RunFolder:
         try:
             with np.load(path, allow_pickle=False) as archive:
                 return {key: archive[key] for key in archive.files}
-        except FileNotFoundError:
-            return None
-        except (OSError, ValueError, KeyError, EOFError, BadZipFile):
+        except Exception:  # NumPy and zipfile raise many types on malformed files
             return None
 
     def save(self, name: str, **state: np.ndarray) -> None:
@@ -92,9 +93,11 @@ class RunFolder:
         return self.path / _STATE
 
     def load_text(self, name: str) -> str | None:
-        """A finished stage's record, if any."""
-        path = self.path / _STATE / f"{name}.json"
-        return path.read_text("utf-8") if path.exists() else None
+        """A finished stage's record; None if there is none (or an unreadable one)."""
+        try:
+            return (self.path / _STATE / f"{name}.json").read_text("utf-8")
+        except (OSError, UnicodeDecodeError):
+            return None
 
     def save_text(self, name: str, text: str) -> None:
         """Record a finished stage."""
@@ -155,17 +158,63 @@ class RunFolder:
         path = self.path / IDENTITY
         text = json.dumps(identity, indent=2, sort_keys=True)
         if path.exists():
-            if path.read_text("utf-8") != text:
+            try:
+                held = path.read_bytes()
+            except OSError as error:
+                raise RunFolderError(
+                    f"cannot read {path}: {error.strerror or error}; choose another --output"
+                ) from error
+            if held != text.encode():
                 raise RunFolderError(
                     f"{self.path} holds a run of another model, data set or options; choose another --output"
                 )
         else:
             self._write(IDENTITY, lambda file: file.write(text.encode()))
-        (self.path / _STATE).mkdir(exist_ok=True)
+        try:
+            (self.path / _STATE).mkdir(exist_ok=True)
+        except OSError as error:
+            raise RunFolderError(
+                f"cannot write in {self.path}: {error.strerror or error}; choose another --output"
+            ) from error
+
+
+def _refuse_links(folder: Path) -> None:
+    """Raise a `RunFolderError` if the folder, sent by somebody else perhaps, leads out of itself."""
+    for path in sorted(folder.rglob("*")):
+        if path.is_symlink() or not (path.is_file() or path.is_dir()):
+            raise RunFolderError(
+                f"{path} is a link, a pipe or a device, and a run folder holds plain files; remove it, or choose "
+                "another --output"
+            )
 
 
 def _write_text(file: IO[bytes], text: str) -> None:
     file.write(text.encode())
+
+
+def read_bytes(path: Path) -> bytes:
+    """The content of a file of a run folder.
+
+    Raises:
+        DataError: it cannot be read, is no plain file, or is unreasonably large.
+    """
+    check_plain(path)
+    try:
+        if path.stat().st_size > _MOST_BYTES:
+            raise DataError(f"{path} has more than {_MOST_BYTES >> 30} GiB, which no result has")
+        return path.read_bytes()
+    except OSError as error:
+        raise DataError(f"cannot read {path}: {error.strerror or error}") from error
+
+
+def check_plain(path: Path) -> None:
+    """Raise a `DataError` unless the file of a run folder is a plain one: no link, pipe or device."""
+    try:
+        mode = path.lstat().st_mode
+    except OSError as error:
+        raise DataError(f"cannot read {path}: {error.strerror or error}; give a run folder") from error
+    if not stat.S_ISREG(mode):
+        raise DataError(f"{path} is no plain file but a folder, link, pipe or device, and is not read")
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
@@ -174,13 +223,14 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     Raises:
         DataError: it cannot be read.
     """
+    check_plain(path)
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     try:
         content: dict[str, Tensor] = load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise DataError(f"cannot read {path}: {error}") from error
+    except (SafetensorError, OSError, ValueError, KeyError, RuntimeError) as error:
+        raise DataError(f"cannot read {path}: {reason(error)}; ask for a whole copy of the run") from error
     return content
 
 

@@ -9,7 +9,7 @@ import typer
 
 from .app import app
 from .console import escaped, open_console, progress_bars, say
-from .options import Effort, Seconds, Seed, State, image_preprocessing, load
+from .options import Effort, Seconds, Seed, State, finite, image_preprocessing, load
 
 
 @app.command()
@@ -50,7 +50,9 @@ def analyze(
     ] = None,
     resize: Annotated[
         int | None,
-        typer.Option(help="Resize the shorter side of images to this before the centre crop.", min=1),
+        typer.Option(
+            help="Resize the shorter side of images to this before the centre crop.", min=1, max=2**15
+        ),
     ] = None,
     samples: Annotated[
         int | None, typer.Option(help="Use only this many samples, chosen at random with --seed.", min=1)
@@ -75,7 +77,8 @@ def analyze(
     effort: Effort = "balanced",
     seconds: Seconds = None,
     tolerance: Annotated[
-        float, typer.Option(help="Relative accuracy of Lip(x) at each sample.", min=1e-12, max=0.5)
+        float,
+        typer.Option(help="Relative accuracy of Lip(x) at each sample.", min=1e-12, max=0.5, callback=finite),
     ] = 1e-3,
     batch_size: Annotated[
         int, typer.Option(help="Samples treated at once; memory grows with it.", min=1)

@@ -23,15 +23,13 @@ def report(
     from ..analysis import witness_pictures
     from ..report import print_result, write_html
     from ..results import Result
-    from ..runs import REPORT, RESULT, WITNESS, read_tensors
+    from ..runs import REPORT, RESULT, WITNESS, read_bytes, read_tensors
 
     path = run / RESULT if run.is_dir() else run
     try:
-        result = Result.from_json(path.read_bytes())
-    except OSError as error:
-        raise DataError(
-            f"cannot read {path}: {error.strerror}; give a run folder or a result.json"
-        ) from error
+        result = Result.from_json(read_bytes(path))
+    except DataError:
+        raise
     except LipscopeError as error:
         raise DataError(f"{path}: {error}") from error
     stored = path.parent / WITNESS

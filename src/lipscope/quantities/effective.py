@@ -29,6 +29,7 @@ from ..spectral import spectral_norm
 from .checkpoint import Checkpoint, Saver, no_checkpoint
 from .draws import Batch, PairRun, chunks, draw
 from .jackknife import jackknife_error
+from .overflow import check_outputs, overflow
 from .slope_sums import Kind, SlopeSums
 
 if TYPE_CHECKING:
@@ -203,11 +204,13 @@ def _chunk_sums(shared: _Evaluation, batches: Sequence[Batch]) -> SlopeSums:
     sums = SlopeSums()
     read = shared.samples.batches([batch.indices for batch in batches])
     for batch, x in zip(batches, read, strict=True):
-        _add_batch(sums, shared.graph, x.to(shared.device, shared.dtype), batch)
+        y = _add_batch(sums, shared.graph, x.to(shared.device, shared.dtype), batch)
+        check_outputs(y, shared.samples, batch.indices, shared.dtype)
     return sums.cpu()
 
 
-def _add_batch(sums: SlopeSums, graph: Graph, x: Tensor, batch: Batch) -> None:
+def _add_batch(sums: SlopeSums, graph: Graph, x: Tensor, batch: Batch) -> Tensor:
+    """Add the slopes at the samples x of a batch, and return the network's outputs."""
     layers = graph.nonlinear()
     active: dict[int, AveragedSlope] = {}
     secant: dict[PairRun, dict[int, AveragedSlope]] = {run: {} for run in batch.pairs}
@@ -222,11 +225,12 @@ def _add_batch(sums: SlopeSums, graph: Graph, x: Tensor, batch: Batch) -> None:
             found[index] = layer.between(*ends).total()
         return point.value
 
-    graph.evaluate(x, visit)
+    y = graph.evaluate(x, visit)
     if batch.new:
         sums.add("active", batch.groups, active, len(batch.indices))
     for run, found in secant.items():
         sums.add("secant", batch.groups, found, run.count)
+    return y
 
 
 def effective(
@@ -260,6 +264,8 @@ def effective(
     block = None if start is None else start[None, None]
     found = spectral_norm(operator, tolerance=tolerance, block=2, start=block, seed=seed, max_steps=200)
     value = float(found.value)
+    if not math.isfinite(value):
+        raise overflow(f"the {level} means of its slopes", slopes.graph.dtype)
     others = slopes.left_out(level, reading)
     replicates = [
         float((linearize(slopes.graph, other).matvec(found.right[None]) * found.left).sum())
