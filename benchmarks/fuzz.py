@@ -389,7 +389,7 @@ def exported(rng: random.Random, place: Path) -> Case:
         with zipfile.ZipFile(path, "w") as archive:
             for name, content in members.items():
                 archive.writestr(name, content)
-    return Case(_analyze("x.npy", model="net.pt2"), ("net.pt2", "x.npy", "the model", "operation"))
+    return Case(_analyze("x.npy", model="net.pt2"), ("net.pt2", "x.npy", "the model", "operation", "computed"))
 
 
 @kind
@@ -437,7 +437,7 @@ def onnx_files(rng: random.Random, place: Path) -> Case:
                     (0, 7, 2**40)
                 )
         path.write_bytes(model.SerializeToString())
-    return Case(_analyze("x.npy", model="net.onnx"), ("net.onnx", "x.npy", "the model", "operation"))
+    return Case(_analyze("x.npy", model="net.onnx"), ("net.onnx", "x.npy", "the model", "operation", "computed"))
 
 
 _RUNS = {"analyzed": "result.json", "bracketed": "bracket.json", "inspected": "inspect.json"}
@@ -475,8 +475,8 @@ def proofs(rng: random.Random, place: Path) -> Case:
             key = rng.choice(list(tensors))
             held = tensors[key]
             changes: list[Any] = [
-                held * math.nan, held * math.inf, held * 1e6, held * 1e-6, -held, held * 0, held.float(), held.reshape(-1),
-                held[:1], held > 0, held.to(torch.complex64), held.int(),
+                held * math.nan, held * math.inf, held * 1e6, held * 1e-6, -held, held * 0, held.float(),
+                held.reshape(-1), held[:1], held > 0, held.to(torch.complex64), held.int(),
             ]  # fmt: skip
             tensors[key] = rng.choice(changes).contiguous()
             if rng.random() < 0.2:
