@@ -389,7 +389,9 @@ def exported(rng: random.Random, place: Path) -> Case:
         with zipfile.ZipFile(path, "w") as archive:
             for name, content in members.items():
                 archive.writestr(name, content)
-    return Case(_analyze("x.npy", model="net.pt2"), ("net.pt2", "x.npy", "the model", "operation", "computed"))
+    return Case(
+        _analyze("x.npy", model="net.pt2"), ("net.pt2", "x.npy", "the model", "operation", "computed")
+    )
 
 
 @kind
@@ -437,7 +439,9 @@ def onnx_files(rng: random.Random, place: Path) -> Case:
                     (0, 7, 2**40)
                 )
         path.write_bytes(model.SerializeToString())
-    return Case(_analyze("x.npy", model="net.onnx"), ("net.onnx", "x.npy", "the model", "operation", "computed"))
+    return Case(
+        _analyze("x.npy", model="net.onnx"), ("net.onnx", "x.npy", "the model", "operation", "computed")
+    )
 
 
 _RUNS = {"analyzed": "result.json", "bracketed": "bracket.json", "inspected": "inspect.json"}

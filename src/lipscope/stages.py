@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ._version import __version__
 from .certificates import Effort, improve, norm_bounds
+from .data.files import printable
 from .errors import ModelError
 from .graph import Graph
 from .progress import Progress
@@ -130,7 +131,7 @@ def provenance(
         device=device,
         dtype=dtype,
         seed=seed,
-        command=" ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        command=printable(" ".join([Path(sys.argv[0]).name, *sys.argv[1:]])),
         started=started,
         seconds=time.perf_counter() - clock,
         peak_memory_bytes=_peak_memory(),

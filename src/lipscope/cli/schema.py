@@ -13,7 +13,9 @@ from .app import app
 def schema(
     file: Annotated[
         Literal["result", "bracket", "inspect"],
-        typer.Argument(help="result.json of `analyze`, bracket.json of `certify` or inspect.json of `inspect`."),
+        typer.Argument(
+            help="result.json of `analyze`, bracket.json of `certify` or inspect.json of `inspect`."
+        ),
     ] = "result",
 ) -> None:
     """Print the JSON schema of result.json, bracket.json or inspect.json."""

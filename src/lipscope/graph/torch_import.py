@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import logging
 import math
 import warnings
 from collections.abc import Iterator
@@ -104,7 +105,7 @@ def _example(module: nn.Module, batch: int, shape: Shape) -> Tensor:
 
 def _trace(module: nn.Module, shape: Shape, batch: int) -> torch.export.ExportedProgram:
     try:
-        with warnings.catch_warnings(), torch.no_grad(), kept_functions(), _plain_attention():
+        with warnings.catch_warnings(), torch.no_grad(), kept_functions(), _plain_attention(), _quiet():
             warnings.simplefilter("ignore")
             program = torch.export.export(module, (_example(module, batch, shape),), strict=False)
             functional: torch.export.ExportedProgram = program.run_decompositions(decompositions())
@@ -126,6 +127,17 @@ def _plain_attention() -> Iterator[None]:
         yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without what torch logs, with a traceback, about shapes that do not fit: it raises them too."""
+    log = logging.getLogger("torch._subclasses.fake_tensor")
+    before, log.disabled = log.disabled, True
+    try:
+        yield
+    finally:
+        log.disabled = before
 
 
 def _check_agreement(module: nn.Module, graph: Graph) -> None:
