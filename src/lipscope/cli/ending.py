@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import NoReturn
 
@@ -65,7 +65,9 @@ def ending(goes_on: Callable[[], bool]) -> Iterator[None]:
 
 
 def _fail(sentence: str, code: int) -> NoReturn:
-    say(f"[bold red]error:[/] {escaped(sentence)}")
+    # Where even standard error takes nothing more, the code has to do.
+    with suppress(OSError):
+        say(f"[bold red]error:[/] {escaped(sentence)}")
     sys.exit(code)
 
 
