@@ -600,13 +600,23 @@ def options(rng: random.Random, place: Path) -> Case:
     if command == "certify" and rng.random() < 0.4:
         center = rng.choice(("zeros", "x.npy", "nowhere", "photo.png", ""))
         return Case(
-            [*args, "--ball", center, rng.choice((*_VALUES, "0.5"))], ("ball", "radius", "--ball", center)
+            [*args, "--ball", center, rng.choice((*_VALUES, "0.5"))],
+            ("ball", "radius", "--ball", center, "shape"),
         )
     if command == "analyze" and option in ("--mean", "--std", "--resize"):
         args[args.index("net.py:build")] = "net.py:pictures"
         args[args.index("x.npy")] = "photo.png"
         args += ["--input-shape", "3x8x8"]
-    names = (option, option.strip("-"), value[:20], value.rpartition(":")[0], "model's", "batch", "shape")
+    names = (
+        option,
+        option.strip("-"),
+        value[:20],
+        ascii(value)[-8:-1].lstrip("\\udc"),
+        value.rpartition(":")[0],
+        "model's",
+        "batch",
+        "shape",
+    )
     return Case([*args, option, value], names)
 
 

@@ -36,8 +36,14 @@ def report(
     pictures = witness_pictures(read_tensors(stored)) if stored.exists() else {}
     target = html or path.parent / REPORT
     try:
-        write_html(result, target, pictures)
-    except OSError as error:
-        raise RunFolderError(f"cannot write {target}: {error.strerror or error}") from error
-    print_result(result, open_console(error=False))
+        try:
+            write_html(result, target, pictures)
+        except OSError as error:
+            raise RunFolderError(f"cannot write {target}: {error.strerror or error}") from error
+        print_result(result, open_console(error=False))
+    except (ArithmeticError, LookupError, ValueError) as error:
+        raise DataError(
+            f"{path} cannot be shown, since its numbers do not fit together ({type(error).__name__}: {error}); "
+            "ask for an unaltered copy"
+        ) from error
     say(f"\nwrote {escaped(str(target))}")
