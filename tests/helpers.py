@@ -92,7 +92,7 @@ def start_command(
             os.dup2(os.open(name, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o600), number)
         os.environ.update(COLUMNS="120", NO_COLOR="1", TERM="dumb")
         sys.argv = ["lipscope", *args]
-        sys.stdout, sys.stderr = os.fdopen(1, "w", encoding="utf-8"), os.fdopen(2, "w", encoding="utf-8")
+        sys.stdout, sys.stderr = (os.fdopen(n, "w", encoding="utf-8", closefd=False) for n in (1, 2))
         first()
         cli.main()
     except SystemExit as stop:

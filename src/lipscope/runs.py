@@ -112,9 +112,12 @@ class RunFolder:
         if not all((self.path / file).exists() for file in (name, WITNESS, *others)):
             return None
         try:
-            return kind.from_json((self.path / name).read_bytes())
+            found = kind.from_json((self.path / name).read_bytes())
         except (OSError, LipscopeError):
             return None
+        # A life that ended between the last file and here left them, or nothing is in it but the folder itself.
+        self._drop_state()
+        return found
 
     def finish(self, files: Mapping[str, str], witnesses: Mapping[str, Tensor]) -> None:
         """Write the witness inputs and the files, the result last, and drop the checkpoints."""
@@ -124,6 +127,9 @@ class RunFolder:
         self._write(WITNESS, lambda file: file.write(save(content)))
         for name, text in files.items():
             self._write(name, partial(_write_text, text=text))
+        self._drop_state()
+
+    def _drop_state(self) -> None:
         shutil.rmtree(self.path / _STATE, ignore_errors=True)
 
     def _write(self, name: str, write: Callable[[IO[bytes]], Any], durable: bool = True) -> None:

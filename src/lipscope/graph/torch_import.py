@@ -43,11 +43,14 @@ def from_torch(module: nn.Module, input_shape: Shape) -> Graph:
         input_shape: per-sample shape, without the batch.
 
     Raises:
-        ModelError: tracing fails, the signature is another, a weight is NaN or infinite, or the
+        ModelError: tracing fails, the signature is another, a weight is NaN or infinite or has no values, or the
             import and the module disagree on random inputs.
         UnsupportedLayerError: an operation has no rule; it is named with its place.
     """
     shape = tuple(input_shape)
+    for name, tensor in (*module.named_parameters(), *module.named_buffers()):
+        if tensor.is_meta:
+            raise ModelError(f"the weight {name} has no values (device meta); load them before")
     modes = {part: part.training for part in module.modules()}
     module.eval()
     try:
