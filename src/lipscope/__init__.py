@@ -10,7 +10,8 @@ Certified from above, attained from below, and effectively on your data:
 
 The pieces alone: `from_torch` imports a module as a graph; `analytical`, `local`, `empirical`,
 `mean_slopes` and `effective` compute one quantity each; `linearize` and `spectral_norm` give the
-Jacobian operator and its norm. Names are imported on first use, so `import lipscope` is cheap.
+Jacobian operator and its norm; `lipscope.train` has penalties and constraints for training. Names are
+imported on first use, so `import lipscope` is cheap.
 """
 
 from __future__ import annotations
@@ -21,10 +22,12 @@ from typing import TYPE_CHECKING, Any
 from ._version import __version__
 
 if TYPE_CHECKING:
+    from . import train
     from .analysis import Options, analyze
     from .brackets import BallOptions, bracket
     from .certificates import Certificate, certify, verify
-    from .data import ImagePreprocessing, Samples, load_samples
+    from .comparison import compare
+    from .data import ImagePreprocessing, Labels, Samples, load_labels, load_samples
     from .engines import SERIAL, Engine, RayEngine
     from .errors import (
         CertificateError,
@@ -35,6 +38,7 @@ if TYPE_CHECKING:
         UnsupportedLayerError,
     )
     from .graph import Graph, GraphBuilder, from_torch
+    from .information import fisher
     from .inspection import inspect
     from .jacobian import Jacobian, linearize
     from .models import load_model
@@ -43,26 +47,37 @@ if TYPE_CHECKING:
         analytical,
         ascent,
         ball,
+        concentration,
+        discriminant,
         effective,
         empirical,
         evaluate_pair,
         exact,
+        fisher_bound,
+        fisher_embedding,
+        input_fisher,
+        input_moments,
         local,
+        mean_field,
+        mean_field_theory,
         mean_jacobian_norm,
         mean_slopes,
         mid_range,
+        parameter_fisher,
         scalar_slopes,
         second_moment,
         slack,
     )
-    from .results import Bracket, Inspection, Result
+    from .results import Bracket, Comparison, DiscriminantReport, FisherReport, Inspection, Result
+    from .separation import separate
     from .spectral import SpectralNorm, spectral_norm
 
 _HOMES = {
     "analysis": ("Options", "analyze"),
     "brackets": ("BallOptions", "bracket"),
     "certificates": ("Certificate", "certify", "verify"),
-    "data": ("ImagePreprocessing", "Samples", "load_samples"),
+    "comparison": ("compare",),
+    "data": ("ImagePreprocessing", "Labels", "Samples", "load_labels", "load_samples"),
     "engines": ("SERIAL", "Engine", "RayEngine"),
     "errors": (
         "CertificateError",
@@ -73,6 +88,7 @@ _HOMES = {
         "UnsupportedLayerError",
     ),
     "graph": ("Graph", "GraphBuilder", "from_torch"),
+    "information": ("fisher",),
     "inspection": ("inspect",),
     "jacobian": ("Jacobian", "linearize"),
     "models": ("load_model",),
@@ -81,19 +97,29 @@ _HOMES = {
         "analytical",
         "ascent",
         "ball",
+        "concentration",
+        "discriminant",
         "effective",
         "empirical",
         "evaluate_pair",
         "exact",
+        "fisher_bound",
+        "fisher_embedding",
+        "input_fisher",
+        "input_moments",
         "local",
+        "mean_field",
+        "mean_field_theory",
         "mean_jacobian_norm",
         "mean_slopes",
         "mid_range",
+        "parameter_fisher",
         "scalar_slopes",
         "second_moment",
         "slack",
     ),
-    "results": ("Bracket", "Inspection", "Result"),
+    "results": ("Bracket", "Comparison", "DiscriminantReport", "FisherReport", "Inspection", "Result"),
+    "separation": ("separate",),
     "spectral": ("SpectralNorm", "spectral_norm"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
@@ -104,13 +130,17 @@ __all__ = [
     "Bracket",
     "Certificate",
     "CertificateError",
+    "Comparison",
     "DataError",
+    "DiscriminantReport",
     "Engine",
+    "FisherReport",
     "Graph",
     "GraphBuilder",
     "ImagePreprocessing",
     "Inspection",
     "Jacobian",
+    "Labels",
     "LipscopeError",
     "MeanSlopes",
     "ModelError",
@@ -128,28 +158,48 @@ __all__ = [
     "ball",
     "bracket",
     "certify",
+    "compare",
+    "concentration",
+    "discriminant",
     "effective",
     "empirical",
     "evaluate_pair",
     "exact",
+    "fisher",
+    "fisher_bound",
+    "fisher_embedding",
     "from_torch",
+    "input_fisher",
+    "input_moments",
     "inspect",
     "linearize",
+    "load_labels",
     "load_model",
     "load_samples",
     "local",
+    "mean_field",
+    "mean_field_theory",
     "mean_jacobian_norm",
     "mean_slopes",
     "mid_range",
+    "parameter_fisher",
     "scalar_slopes",
     "second_moment",
+    "separate",
     "slack",
     "spectral_norm",
+    "train",
     "verify",
 ]
 
 
+_PACKAGES = ("train",)
+"""Packages that are imported on first use too."""
+
+
 def __getattr__(name: str) -> Any:
+    if name in _PACKAGES:
+        return import_module(f".{name}", __name__)
     if name not in _HOME_OF:
         raise AttributeError(f"module 'lipscope' has no attribute {name!r}")
     return getattr(import_module(f".{_HOME_OF[name]}", __name__), name)

@@ -1,8 +1,8 @@
 """The run folder: results, witnesses and the state an interrupted run resumes from.
 
-Layout: `result.json`, `report.html`, `witness.safetensors`, `certificate.safetensors`, `run.json` (what
-the run is of) and `state/` (checkpoints, removed once the result is written). Every file is written beside its
-place and moved there, so none is ever half-written.
+Layout: `result.json` (or `bracket.json`, `inspect.json`, `comparison.json`), `report.html`,
+`witness.safetensors`, `certificate.safetensors`, `run.json` (what the run is of) and `state/` (checkpoints, removed
+once the result is written). Every file is written beside its place and moved there, so none is ever half-written.
 """
 
 from __future__ import annotations
@@ -23,12 +23,23 @@ from .atomic import is_draft, write_atomically
 from .data.files import reason
 from .errors import DataError, LipscopeError, RunFolderError
 from .quantities.checkpoint import State
-from .results import Report
+from .results import Bracket, Comparison, Inspection, Report, Result
 
 RESULT, REPORT, WITNESS, IDENTITY = "result.json", "report.html", "witness.safetensors", "run.json"
+MEAN_FIELD, CONCENTRATION = "mean-field.json", "concentration.json"
 CERTIFICATE, BRACKET, INSPECTION = "certificate.safetensors", "bracket.json", "inspect.json"
+FISHER, DISCRIMINANT = "fisher.json", "discriminant.json"
+COMPARISON = "comparison.json"
 _STATE, _LOCK = "state", "lock"
 _MOST_BYTES = 2**30
+
+_REPORTS: dict[str, tuple[type[Report], str]] = {
+    RESULT: (Result, "effective"),
+    BRACKET: (Bracket, "bounds"),
+    INSPECTION: (Inspection, "attained"),
+    COMPARISON: (Comparison, "runs"),
+}
+"""What a run is stored in: the file of the folder, the record, and a field that no other record has."""
 
 R = TypeVar("R", bound=Report)
 
@@ -221,6 +232,33 @@ def check_plain(path: Path) -> None:
         raise DataError(f"cannot read {path}: {error.strerror or error}; give a run folder") from error
     if not stat.S_ISREG(mode):
         raise DataError(f"{path} is no plain file but a folder, link, pipe or device, and is not read")
+
+
+def read_report(path: Path) -> Report:
+    """The report of a run folder, or of a file that holds one.
+
+    Raises:
+        DataError: there is none, or it cannot be read.
+    """
+    files = [path / name for name in _REPORTS if (path / name).is_file()]
+    if path.is_dir() and not files:
+        raise DataError(f"{path} is not the folder of a finished run: it holds none of {', '.join(_REPORTS)}")
+    file = files[0] if files else path
+    content = read_bytes(file)
+    try:
+        return _kind_of(content).from_json(content)
+    except LipscopeError as error:
+        raise DataError(f"{file}: {error}") from error
+
+
+def _kind_of(content: bytes) -> type[Report]:
+    """The kind of report that a file seems to hold; `Result`, whose reader says what is wrong, if of none."""
+    try:
+        fields = json.loads(content)
+    except (ValueError, RecursionError):
+        return Result
+    found = [kind for kind, field in _REPORTS.values() if isinstance(fields, dict) and field in fields]
+    return found[0] if found else Result
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:

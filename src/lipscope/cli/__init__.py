@@ -4,7 +4,37 @@ Heavy imports happen inside the commands, so that `lipscope --help` answers at o
 file and name it below, in the order of `lipscope --help`.
 """
 
-from . import analyze, certify, inspect, report, verify, models, schema  # isort: skip
+from . import (  # isort: skip
+    analyze,
+    certify,
+    inspect,
+    compare,
+    report,
+    verify,
+    constrain,
+    fisher,
+    mean_field,
+    concentration,
+    discriminant,
+    models,
+    schema,
+)
 from .app import app, main
 
-__all__ = ["analyze", "app", "certify", "inspect", "main", "models", "report", "schema", "verify"]
+__all__ = [
+    "analyze",
+    "app",
+    "certify",
+    "compare",
+    "concentration",
+    "constrain",
+    "discriminant",
+    "fisher",
+    "inspect",
+    "main",
+    "mean_field",
+    "models",
+    "report",
+    "schema",
+    "verify",
+]

@@ -12,7 +12,7 @@ from typer.core import TyperGroup
 from .._version import __version__
 from .ending import ending
 
-_GO_ON = ("analyze", "certify", "inspect")
+_GO_ON = ("analyze", "certify", "inspect", "fisher", "mean-field", "concentration", "discriminant")
 """Commands that write a run folder and go on from it."""
 
 

@@ -12,6 +12,8 @@ from ..errors import DataError
 from .console import escaped, say
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from ..data import ImagePreprocessing
     from ..models import LoadedModel
 
@@ -40,6 +42,15 @@ Seconds = Annotated[
         max=1e7,
         callback=finite,
     ),
+]
+Mean = Annotated[
+    str | None,
+    typer.Option(help="Image normalisation: means per channel in 0..1, such as 0.485,0.456,0.406."),
+]
+Std = Annotated[str | None, typer.Option(help="Image normalisation: standard deviations per channel.")]
+Resize = Annotated[
+    int | None,
+    typer.Option(help="Resize the shorter side of images to this before the centre crop.", min=1, max=2**15),
 ]
 FigureFile = Annotated[
     Path | None,
@@ -79,6 +90,24 @@ def image_preprocessing(
     if std:
         base = replace(base, std=parse_numbers("--std", std, len(base.std)))
     return base if resize is None else replace(base, resize=resize)
+
+
+def one_input(option: str, source: str, shape: tuple[int, ...], loaded: LoadedModel) -> Tensor:
+    """One input as the network takes it: an image, a file of one sample, or `zeros`.
+
+    Raises:
+        DataError: it cannot be read, or is not one.
+    """
+    import torch
+
+    from ..data import load_samples
+
+    if source == "zeros":
+        return torch.zeros(shape)
+    samples = load_samples(source, shape, image_preprocessing(loaded, shape, None, None, None))
+    if len(samples) != 1:
+        raise DataError(f"{option} {source}: it holds {len(samples)} samples; the centre is one")
+    return samples.batch([0])[0]
 
 
 def parse_shape(text: str) -> tuple[int, ...]:

@@ -87,14 +87,22 @@ class Graph:
         """Per-sample shapes of a node's inputs."""
         return [self.nodes[i].shape for i in self.nodes[index].inputs]
 
-    def evaluate(self, x: Tensor, visit: Callable[[int, Tensor], Tensor] | None = None) -> Tensor:
+    def evaluate(
+        self,
+        x: Tensor,
+        visit: Callable[[int, Tensor], Tensor] | None = None,
+        watch: Callable[[int, Tensor], None] | None = None,
+    ) -> Tensor:
         """Φ(x) for a batch (B, *in).
 
         Args:
             visit: called as visit(index, input) in place of a nonlinear layer's forward.
+            watch: called as watch(index, value) with the value (B, *s) at every node, the input's first.
         """
         last_use = self.last_uses()
         values: dict[int, Tensor] = {INPUT: x}
+        if watch is not None:
+            watch(INPUT, x)
         for index, node in enumerate(self.nodes):
             if node.layer is None:
                 continue
@@ -103,6 +111,8 @@ class Graph:
                 values[index] = visit(index, inputs[0])
             else:
                 values[index] = node.layer.forward(*inputs)
+            if watch is not None:
+                watch(index, values[index])
             for i in set(node.inputs):
                 if last_use[i] == index:
                     del values[i]
@@ -176,6 +186,20 @@ class Graph:
                 raise ValueError(f"{node.place} reads what comes before {self.nodes[start].place}")
             nodes.append(replace(node, inputs=tuple(i - start for i in node.inputs)))
         return Graph(nodes)
+
+    def alone(self, index: int) -> Graph:
+        """One layer of one input, as a network.
+
+        Raises:
+            ValueError: the node is the input, or has several.
+        """
+        node = self.nodes[index]
+        (source,) = node.inputs
+        return Graph([Node(None, (), self.nodes[source].shape, "input"), replace(node, inputs=(INPUT,))])
+
+    def with_layer(self, index: int, layer: Layer) -> Graph:
+        """The same network with another layer, of the same shapes, at a node."""
+        return Graph([replace(n, layer=layer) if i == index else n for i, n in enumerate(self.nodes)])
 
     def last_uses(self) -> dict[int, int]:
         """For each node, the last node that reads it (the output is never released)."""

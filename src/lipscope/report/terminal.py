@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from itertools import accumulate
 
 from rich import box
 from rich.console import Console
@@ -11,21 +12,25 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from ..errors import LipscopeError
 from ..results import (
     Ball,
     Bracket,
     Certified,
     Check,
+    Comparison,
     Inspection,
     Kind,
     LayerSlope,
     NoBound,
     Quantity,
+    Report,
     Result,
     Slack,
     UpperBound,
 )
 from . import format as fmt
+from .comparing import Cell, lines, notices, verdict
 from .rows import SIGNS, Row, rows
 from .slack import (
     Order,
@@ -56,6 +61,7 @@ _ASCII = str.maketrans(
         "τ": "tau",
         "√": "sqrt ",
         "λ": "lambda",
+        "σ": "sigma",
         "ᵀ": "^T",
         "█": "#",
     }
@@ -68,6 +74,21 @@ _LOST = ("Lost", "Share")
 _MOST_SLOPES = 40
 
 
+def print_report(report: Report, console: Console) -> None:
+    """Print the table of a report of any kind that has one."""
+    match report:
+        case Result():
+            print_result(report, console)
+        case Bracket():
+            print_bracket(report, console)
+        case Inspection():
+            print_inspection(report, console)
+        case Comparison():
+            print_comparison(report, console)
+        case _:
+            raise LipscopeError(f"there is no table for a {type(report).__name__}")
+
+
 def print_result(result: Result, console: Console) -> None:
     """Print the bracket, the table of quantities and the mean slopes p_k."""
     _Printer(console).show(result)
@@ -76,7 +97,7 @@ def print_result(result: Result, console: Console) -> None:
 def print_checks(checks: Sequence[Check], console: Console) -> None:
     """Print each bound as claimed and as found again."""
     printer = _Printer(console)
-    table = _empty_table()
+    table = empty_table()
     for title in ("Bound", "Kind", "Claimed", "Found", ""):
         table.add_column(title, justify="right" if title in ("Claimed", "Found") else "left")
     for check in checks:
@@ -105,7 +126,7 @@ def print_bracket(bracket: Bracket, console: Console) -> None:
     where = fmt.GLOBALLY if bracket.ball is None else fmt.OVER_BALL
     printer._bounds(bracket.lower, bracket.upper, bracket.no_bound, where)
     console.print()
-    table = _empty_table()
+    table = empty_table()
     for heading in ("Bound", "Kind", "Value", "Cost", "How"):
         table.add_column(heading, justify="right" if heading in ("Value", "Cost") else "left")
     for bound in sorted(bracket.bounds, key=lambda bound: -bound.value):
@@ -140,6 +161,39 @@ def print_inspection(
         console.print(printer._text(f"By type of layer: {kinds}.", "dim"))
 
 
+def print_comparison(comparison: Comparison, console: Console) -> None:
+    """Print the quantities of all runs side by side, as many runs at once as fit."""
+    printer = _Printer(console)
+    console.print()
+    found = lines(comparison)
+    columns = [
+        [
+            printer._text(fmt.elide(fmt.plain(run.label), 24)),
+            *(printer._compared(line.cells[k]) for line in found),
+        ]
+        for k, run in enumerate(comparison.runs)
+    ]
+    left = [printer._text(line.full_name) for line in found]
+    room = console.width - max(name.cell_len for name in left) - len("≈ estimate") - 2
+    while columns:
+        widths = [max(text.cell_len for text in column) + 1 for column in columns]
+        fitting = max(1, sum(total <= room for total in accumulate(widths)))
+        table = empty_table()
+        table.add_column("Quantity")
+        table.add_column("Kind", no_wrap=True)
+        for title, *_ in columns[:fitting]:
+            table.add_column(title, justify="right")
+        for place, line in enumerate(found):
+            kind = printer._text(f"{SIGNS[line.kind]} {line.kind}", _STYLES[line.kind])
+            table.add_row(left[place], kind, *(column[place + 1] for column in columns[:fitting]))
+        console.print(table)
+        console.print()
+        columns = columns[fitting:]
+    console.print(printer._text(verdict(comparison), "bold"))
+    for notice in notices(comparison):
+        console.print(printer._text(notice, "yellow"))
+
+
 def _how(bound: Quantity) -> str:
     """The method, or why there is no bound."""
     if not isinstance(bound, UpperBound) or bound.value < math.inf:
@@ -170,12 +224,14 @@ class _Printer:
         self._notices(result)
 
     def _text(self, text: str, style: str = "") -> Text:
-        """Never markup or control characters but line breaks: names come from files of others."""
-        text = "\n".join(map(fmt.plain, text.split("\n")))
-        if not self.unicode:
-            encoding = self.console.encoding
-            text = text.translate(_ASCII).encode(encoding, "backslashreplace").decode(encoding)
-        return Text(text, style=style, overflow="fold")
+        return shown(self.console, text, style)
+
+    def _compared(self, cell: Cell | None) -> Text:
+        """One quantity of one run, and its ratio to that of the first run."""
+        if cell is None:
+            return self._text(fmt.MISSING, "dim")
+        value = self._text(cell.row.figure_text, f"bold {_STYLES[cell.row.kind]}")
+        return Text.assemble(value, self._text(f" {cell.ratio_text}" if cell.ratio_text else "", "dim"))
 
     def _header(self, result: Result) -> None:
         samples = result.data.samples
@@ -204,7 +260,7 @@ class _Printer:
 
     def _table(self, found: list[Row]) -> None:
         """One row a quantity, its meaning in the last column."""
-        table = _empty_table()
+        table = empty_table()
         table.add_column("Quantity", no_wrap=True)
         table.add_column("Kind", no_wrap=True)
         table.add_column("Value", justify="right", no_wrap=True)
@@ -272,7 +328,7 @@ class _Printer:
         )
 
     def _slopes(self, slopes: list[LayerSlope]) -> None:
-        table = _empty_table()
+        table = empty_table()
         table.add_column("Mean slope p_k", overflow="fold")
         table.add_column("active", justify="right", no_wrap=True)
         table.add_column("secant", justify="right", no_wrap=True)
@@ -308,7 +364,7 @@ class _Printer:
             ("Share", 0, lambda row: row.share),
         ]
         shown = [(title, cell) for title, least, cell in columns if width >= least]
-        table = _empty_table()
+        table = empty_table()
         table.add_column("Layer", overflow="fold")
         if width >= _ROOM_FOR_SHAPES:
             table.add_column("Output shape", no_wrap=True)
@@ -338,7 +394,7 @@ class _Printer:
 
     def _pieces(self, certified: Certified, slack: Slack) -> None:
         """What the certificate wins back, piece by piece."""
-        table = _empty_table()
+        table = empty_table()
         table.add_column("Piece of the certificate", overflow="fold")
         for title in ("By norms ≤", "Certified ≤", "Stretch", "Won back"):
             table.add_column(self._text(title), justify="right", no_wrap=True)
@@ -367,5 +423,18 @@ class _Printer:
         self.console.print(self._text(notice, "yellow"))
 
 
-def _empty_table() -> Table:
+def shown(console: Console, text: str, style: str = "") -> Text:
+    """Text as the console can show it, without markup or control characters but line breaks.
+
+    Names come from files of others, and may hold brackets and worse.
+    """
+    text = "\n".join(map(fmt.plain, text.split("\n")))
+    encoding = console.encoding
+    if not encoding.lower().startswith("utf"):
+        text = text.translate(_ASCII).encode(encoding, "backslashreplace").decode(encoding)
+    return Text(text, style=style, overflow="fold")
+
+
+def empty_table() -> Table:
+    """A table in the house style, without columns."""
     return Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
