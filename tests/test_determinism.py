@@ -22,7 +22,8 @@ TOLERANCE = {"upper": 1e-9, "lower": 1e-6, "estimate": 1e-4}
 def network() -> nn.Module:
     torch.manual_seed(0)
     return nn.Sequential(
-        nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(200, 20), nn.GELU(), nn.Linear(20, 4)
+        nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(200, 20),
+        nn.GELU(), nn.Linear(20, 4),
     ).eval()  # fmt: skip
 
 
