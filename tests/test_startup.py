@@ -7,7 +7,8 @@ import sys
 
 import pytest
 
-HEAVY = {"torch", "numpy", "scipy", "pydantic", "plotly", "jinja2", "safetensors", "PIL"}
+# pydantic is not among them: typer imports it.
+HEAVY = {"torch", "numpy", "scipy", "plotly", "jinja2", "safetensors", "PIL"}
 OPTIONAL = {
     "matplotlib",
     "pandas",
