@@ -429,7 +429,11 @@ class _Printer:
 
 
 def shown(console: Console, text: str, style: str = "") -> Text:
-    """Text as the console can show it; never markup: names may hold brackets."""
+    """Text as the console can show it, without markup or control characters but line breaks.
+
+    Names come from files of others, and may hold brackets and worse.
+    """
+    text = "\n".join(map(fmt.plain, text.split("\n")))
     encoding = console.encoding
     if not encoding.lower().startswith("utf"):
         text = text.translate(_ASCII).encode(encoding, "backslashreplace").decode(encoding)
