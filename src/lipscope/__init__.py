@@ -34,6 +34,7 @@ if TYPE_CHECKING:
         RunFolderError,
         UnsupportedLayerError,
     )
+    from .gate import check
     from .graph import Graph, GraphBuilder, from_torch
     from .inspection import inspect
     from .jacobian import Jacobian, linearize
@@ -55,7 +56,7 @@ if TYPE_CHECKING:
         second_moment,
         slack,
     )
-    from .results import Bracket, Inspection, Result
+    from .results import Bracket, Gate, Inspection, Result
     from .spectral import SpectralNorm, spectral_norm
 
 _HOMES = {
@@ -72,6 +73,7 @@ _HOMES = {
         "RunFolderError",
         "UnsupportedLayerError",
     ),
+    "gate": ("check",),
     "graph": ("Graph", "GraphBuilder", "from_torch"),
     "inspection": ("inspect",),
     "jacobian": ("Jacobian", "linearize"),
@@ -93,7 +95,7 @@ _HOMES = {
         "second_moment",
         "slack",
     ),
-    "results": ("Bracket", "Inspection", "Result"),
+    "results": ("Bracket", "Gate", "Inspection", "Result"),
     "spectral": ("SpectralNorm", "spectral_norm"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
@@ -106,6 +108,7 @@ __all__ = [
     "CertificateError",
     "DataError",
     "Engine",
+    "Gate",
     "Graph",
     "GraphBuilder",
     "ImagePreprocessing",
@@ -128,6 +131,7 @@ __all__ = [
     "ball",
     "bracket",
     "certify",
+    "check",
     "effective",
     "empirical",
     "evaluate_pair",

@@ -1,8 +1,8 @@
 """The run folder: results, witnesses and the state an interrupted run resumes from.
 
-Layout: `result.json`, `report.html`, `witness.safetensors`, `certificate.safetensors`, `run.json` (what
-the run is of) and `state/` (checkpoints, removed once the result is written). Every file is written beside its
-place and moved there, so none is ever half-written.
+Layout: `result.json` (or what another command writes in its place), `report.html`, `witness.safetensors`,
+`certificate.safetensors`, `run.json` (what the run is of) and `state/` (checkpoints, removed once the result is
+written). Every file is written beside its place and moved there, so none is ever half-written.
 """
 
 from __future__ import annotations
@@ -22,10 +22,11 @@ from torch import Tensor
 from .atomic import is_draft, write_atomically
 from .errors import DataError, LipscopeError, RunFolderError
 from .quantities.checkpoint import State
-from .results import Report
+from .results import Bracket, Gate, Report, Result
 
 RESULT, REPORT, WITNESS, IDENTITY = "result.json", "report.html", "witness.safetensors", "run.json"
 CERTIFICATE, BRACKET, INSPECTION = "certificate.safetensors", "bracket.json", "inspect.json"
+CHECK = "check.json"
 _STATE, _LOCK = "state", "lock"
 
 R = TypeVar("R", bound=Report)
@@ -166,6 +167,23 @@ class RunFolder:
 
 def _write_text(file: IO[bytes], text: str) -> None:
     file.write(text.encode())
+
+
+def read_run(folder: Path) -> Result | Bracket | Gate:
+    """What a finished run of `analyze`, `certify` or `check` found.
+
+    Raises:
+        DataError: the folder holds no readable result of these.
+    """
+    kinds: dict[str, type[Result | Bracket | Gate]] = {BRACKET: Bracket, CHECK: Gate, RESULT: Result}
+    # A folder with neither is told by the last, the main one.
+    name = next((name for name in kinds if (folder / name).exists()), RESULT)
+    try:
+        return kinds[name].from_json((folder / name).read_bytes())
+    except OSError as error:
+        raise DataError(f"cannot read {folder / name}: {error.strerror or error}") from error
+    except LipscopeError as error:
+        raise DataError(f"{folder / name}: {error}") from error
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:

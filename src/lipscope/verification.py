@@ -8,7 +8,7 @@ from pathlib import Path
 from torch import Tensor
 
 from .certificates import Certificate, verify
-from .errors import CertificateError, DataError, LipscopeError
+from .errors import CertificateError, DataError
 from .graph import Graph
 from .progress import Progress, silent
 from .quantities import analytical, evaluate_pair, operator_product
@@ -24,10 +24,9 @@ from .results import (
     Norm,
     OperatorProduct,
     Quantity,
-    Result,
     Witness,
 )
-from .runs import BRACKET, CERTIFICATE, RESULT, WITNESS, read_tensors
+from .runs import CERTIFICATE, WITNESS, read_run, read_tensors
 
 
 def verify_run(folder: str | Path, graph: Graph, progress: Progress = silent) -> list[Check]:
@@ -41,7 +40,7 @@ def verify_run(folder: str | Path, graph: Graph, progress: Progress = silent) ->
         DataError: the folder holds no readable result, or one of another network.
     """
     folder = Path(folder)
-    record = _record(folder)
+    record = read_run(folder)
     if record.model.fingerprint != graph.fingerprint():
         raise DataError(f"{folder} is a run of another network: structure or weights differ")
     witnesses = read_tensors(folder / WITNESS)
@@ -55,17 +54,7 @@ def stated_shape(folder: str | Path) -> tuple[int, ...]:
     Raises:
         DataError: the folder holds no readable result.
     """
-    return tuple(_record(Path(folder)).model.input_shape)
-
-
-def _record(folder: Path) -> Result | Bracket:
-    kind, path = (Bracket, folder / BRACKET) if (folder / BRACKET).exists() else (Result, folder / RESULT)
-    try:
-        return kind.from_json(path.read_bytes())
-    except OSError as error:
-        raise DataError(f"cannot read {path}: {error.strerror or error}") from error
-    except LipscopeError as error:
-        raise DataError(f"{path}: {error}") from error
+    return tuple(read_run(Path(folder)).model.input_shape)
 
 
 def _checks(

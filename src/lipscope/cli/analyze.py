@@ -9,7 +9,7 @@ import typer
 
 from .app import app
 from .console import escaped, open_console, progress_bars, say
-from .options import Effort, Seconds, Seed, State, image_preprocessing, load
+from .options import Effort, Mean, Resize, Seconds, Seed, State, Std, image_preprocessing, load
 
 
 @app.command()
@@ -41,17 +41,9 @@ def analyze(
         str | None,
         typer.Option(help="Per-sample input shape, such as 3x224x224. Default: the model's or the data's."),
     ] = None,
-    mean: Annotated[
-        str | None,
-        typer.Option(help="Image normalisation: means per channel in 0..1, such as 0.485,0.456,0.406."),
-    ] = None,
-    std: Annotated[
-        str | None, typer.Option(help="Image normalisation: standard deviations per channel.")
-    ] = None,
-    resize: Annotated[
-        int | None,
-        typer.Option(help="Resize the shorter side of images to this before the centre crop.", min=1),
-    ] = None,
+    mean: Mean = None,
+    std: Std = None,
+    resize: Resize = None,
     samples: Annotated[
         int | None, typer.Option(help="Use only this many samples, chosen at random with --seed.", min=1)
     ] = None,

@@ -27,6 +27,15 @@ Seconds = Annotated[
         max=1e7,
     ),
 ]
+Mean = Annotated[
+    str | None,
+    typer.Option(help="Image normalisation: means per channel in 0..1, such as 0.485,0.456,0.406."),
+]
+Std = Annotated[str | None, typer.Option(help="Image normalisation: standard deviations per channel.")]
+Resize = Annotated[
+    int | None,
+    typer.Option(help="Resize the shorter side of images to this before the centre crop.", min=1),
+]
 FigureFile = Annotated[
     Path | None,
     typer.Option("--figure", help="Draw the result as .svg, .pdf or .png here (needs the extra `figures`)."),

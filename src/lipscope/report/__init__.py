@@ -3,6 +3,14 @@
 from __future__ import annotations
 
 from .html import render_html, write_html
-from .terminal import print_bracket, print_checks, print_inspection, print_result
+from .terminal import print_bracket, print_checks, print_gate, print_inspection, print_result
 
-__all__ = ["print_bracket", "print_checks", "print_inspection", "print_result", "render_html", "write_html"]
+__all__ = [
+    "print_bracket",
+    "print_checks",
+    "print_gate",
+    "print_inspection",
+    "print_result",
+    "render_html",
+    "write_html",
+]

@@ -16,6 +16,7 @@ from ..results import (
     Bracket,
     Certified,
     Check,
+    Gate,
     Inspection,
     Kind,
     LayerSlope,
@@ -89,6 +90,37 @@ def print_checks(checks: Sequence[Check], console: Console) -> None:
             printer._text(verdict, "green" if check.holds else "bold red"),
         )
     console.print(table)
+
+
+def print_gate(gate: Gate, console: Console) -> None:
+    """Print the limits of `lipscope check`, what was measured, and the verdicts."""
+    printer = _Printer(console)
+    data = "" if gate.data is None else f" on {fmt.plain(gate.data.name)}"
+    console.print(
+        Text.assemble(printer._text(fmt.plain(gate.model.name), "bold"), printer._text(data, "dim"))
+    )
+    table = _empty_table()
+    for heading in ("Limit", "", "Measured", "Kind", "Verdict"):
+        table.add_column(heading, justify="right" if heading in ("", "Measured") else "left", no_wrap=True)
+    table.add_column("Over", overflow="fold")
+    for verdict in gate.verdicts:
+        holds = verdict.outcome == "holds"
+        notes = [verdict.scope, *([] if verdict.origin == "given" else [verdict.origin])]
+        notes += [verdict.note] if verdict.note else []
+        table.add_row(
+            printer._text(verdict.quantity),
+            printer._text(f"≤ {fmt.number(verdict.limit)}"),
+            printer._text(fmt.number(verdict.measured, verdict.kind), "bold"),
+            printer._text(f"{SIGNS[verdict.kind]} {verdict.kind}", _STYLES[verdict.kind]),
+            printer._text(
+                verdict.outcome if holds else verdict.outcome.upper(), "green" if holds else "bold red"
+            ),
+            printer._text("; ".join(fmt.plain(note) for note in notes), "dim"),
+        )
+    console.print(table)
+    kept = sum(verdict.outcome == "holds" for verdict in gate.verdicts)
+    line = f"{'passed' if gate.passed else 'FAILED'}: {kept} of {len(gate.verdicts)} limits hold"
+    console.print(printer._text(line, "green" if gate.passed else "bold red"))
 
 
 def print_bracket(bracket: Bracket, console: Console) -> None:

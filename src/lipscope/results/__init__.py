@@ -6,6 +6,7 @@ Euclidean-to-Euclidean Lipschitz constants (norm out per norm in); `squared` is 
 since the source's tables print squared ratios.
 """
 
+from .gate import Gate, Limited, Verdict
 from .quantities import (
     Analytical,
     Attained,
@@ -48,11 +49,13 @@ __all__ = [
     "Effective",
     "Empirical",
     "Exact",
+    "Gate",
     "Inspection",
     "Kind",
     "LayerBound",
     "LayerSlack",
     "LayerSlope",
+    "Limited",
     "Local",
     "MidRange",
     "ModelInfo",
@@ -71,5 +74,6 @@ __all__ = [
     "StretchCurve",
     "UnboundedLayer",
     "UpperBound",
+    "Verdict",
     "Witness",
 ]
