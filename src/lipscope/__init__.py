@@ -10,7 +10,7 @@ Certified from above, attained from below, and effectively on your data:
 
 The pieces alone: `from_torch` imports a module as a graph; `analytical`, `local`, `empirical`,
 `mean_slopes` and `effective` compute one quantity each; `linearize` and `spectral_norm` give the
-Jacobian operator and its norm. Names are imported on first use, so `import lipscope` is cheap.
+Jacobian operator and its norm; `lipscope.train` has penalties and constraints for training. Names are imported on first use, so `import lipscope` is cheap.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 from ._version import __version__
 
 if TYPE_CHECKING:
+    from . import train
     from .analysis import Options, analyze
     from .brackets import BallOptions, bracket
     from .certificates import Certificate, certify, verify
@@ -149,11 +150,18 @@ __all__ = [
     "second_moment",
     "slack",
     "spectral_norm",
+    "train",
     "verify",
 ]
 
 
+_PACKAGES = ("train",)
+"""Packages that are imported on first use too."""
+
+
 def __getattr__(name: str) -> Any:
+    if name in _PACKAGES:
+        return import_module(f".{name}", __name__)
     if name not in _HOME_OF:
         raise AttributeError(f"module 'lipscope' has no attribute {name!r}")
     return getattr(import_module(f".{_HOME_OF[name]}", __name__), name)

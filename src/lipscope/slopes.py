@@ -173,6 +173,10 @@ class Selector(Slope):
     def total(self) -> TapWeights:
         return self._tally([(self.cells, torch.ones((), device=self.cells.device))])
 
+    def mean(self, level: Level) -> AveragedSlope:
+        # Which cells were selected does not matter at this level, and counting them takes time.
+        return uniform_taps(self.windows) if level == "scalar" else super().mean(level)
+
     def _tally(self, parts: Sequence[tuple[Tensor, Tensor]]) -> TapWeights:
         """For every tap and window, the sum over the batch of the shares of the cells it selected."""
         _, *places = self.cells.shape

@@ -3,7 +3,7 @@
 from .certificate import Certificate
 from .certify import BUDGETS, Effort, certify, certify_slopes, improve
 from .check import verify
-from .norms import NormBounds, norm_bounds
+from .norms import NormBounds, norm_bounds, product_rule
 from .unbounded import SMALLER_BALL, no_bound, without_constant
 
 __all__ = [
@@ -17,6 +17,7 @@ __all__ = [
     "improve",
     "no_bound",
     "norm_bounds",
+    "product_rule",
     "verify",
     "without_constant",
 ]

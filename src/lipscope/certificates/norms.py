@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ..graph import Graph
@@ -56,19 +57,33 @@ def norm_bounds(graph: Graph, progress: Progress = silent) -> NormBounds:
 
     Source: D. Zou, R. Balan, M. Singh (2020), section III.
     """
-    cumulative, constants = [1.0], [1.0]
+    constants = [1.0]
+    for index, node in enumerate(graph.nodes):
+        if node.layer is not None:
+            constants.append(node.layer.alone(graph.shapes_into(index)))
+            progress("analytical", index, len(graph.nodes) - 1)
+    cumulative = product_rule(graph, constants)
+    return NormBounds(constants, cumulative, _program(graph, constants, cumulative))
+
+
+def product_rule(graph: Graph, constants: Sequence[float]) -> list[float]:
+    """Certified constants from the input to every node, given those of the layers alone (or bounds of them).
+
+    Monotone in the constants of layers with one input, roundings included; layers that merge several
+    have constants of their own.
+    """
+    cumulative = [1.0]
     for index, node in enumerate(graph.nodes):
         if node.layer is None:
             continue
-        shapes = graph.shapes_into(index)
-        constants.append(node.layer.alone(shapes))
         before = [cumulative[i] for i in node.inputs]
         # With one input the constants multiply, and need not be computed twice.
         cumulative.append(
-            up_product(before[0], constants[-1]) if len(before) == 1 else node.layer.lipschitz(before, shapes)
+            up_product(before[0], constants[index])
+            if len(before) == 1
+            else node.layer.lipschitz(before, graph.shapes_into(index))
         )
-        progress("analytical", index, len(graph.nodes) - 1)
-    return NormBounds(constants, cumulative, _program(graph, constants, cumulative))
+    return cumulative
 
 
 def _program(graph: Graph, constants: list[float], cumulative: list[float]) -> float | None:

@@ -1,7 +1,8 @@
 """The network as data, and how it is read from torch."""
 
 from .graph import INPUT, Graph, GraphBuilder, Node, Slopes
+from .live import LiveGraph
 from .simplify import fuse_scalings
 from .torch_import import from_torch
 
-__all__ = ["INPUT", "Graph", "GraphBuilder", "Node", "Slopes", "from_torch", "fuse_scalings"]
+__all__ = ["INPUT", "Graph", "GraphBuilder", "LiveGraph", "Node", "Slopes", "from_torch", "fuse_scalings"]

@@ -177,6 +177,20 @@ class Graph:
             nodes.append(replace(node, inputs=tuple(i - start for i in node.inputs)))
         return Graph(nodes)
 
+    def alone(self, index: int) -> Graph:
+        """One layer of one input, as a network.
+
+        Raises:
+            ValueError: the node is the input, or has several.
+        """
+        node = self.nodes[index]
+        (source,) = node.inputs
+        return Graph([Node(None, (), self.nodes[source].shape, "input"), replace(node, inputs=(INPUT,))])
+
+    def with_layer(self, index: int, layer: Layer) -> Graph:
+        """The same network with another layer, of the same shapes, at a node."""
+        return Graph([replace(n, layer=layer) if i == index else n for i, n in enumerate(self.nodes)])
+
     def last_uses(self) -> dict[int, int]:
         """For each node, the last node that reads it (the output is never released)."""
         last = {i: index for index, node in enumerate(self.nodes) for i in node.inputs}

@@ -7,7 +7,7 @@ Each operation that depends on the input goes to the import rule registered for 
 from __future__ import annotations
 
 import operator
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -25,13 +25,16 @@ from .graph import INPUT, Graph, GraphBuilder
 from .simplify import fuse_scalings
 
 
-def from_program(program: ExportedProgram, input_shape: Shape, batch: int) -> Graph:
+def from_program(
+    program: ExportedProgram, input_shape: Shape, batch: int, weights: Mapping[str, Tensor] | None = None
+) -> Graph:
     """The graph that a functional program computes on each sample of a batch.
 
     Args:
         program: takes one tensor (batch, *input_shape) and returns one tensor (batch, *out).
         input_shape: per-sample shape.
         batch: the batch size it was traced with.
+        weights: tensors to take, by name, in place of those that the program holds.
 
     Raises:
         ModelError: it has another number of outputs, or a weight is NaN or infinite.
@@ -45,6 +48,8 @@ def from_program(program: ExportedProgram, input_shape: Shape, batch: int) -> Gr
         elif spec.kind in (InputKind.PARAMETER, InputKind.BUFFER, InputKind.CONSTANT_TENSOR):
             assert spec.target is not None
             held = program.state_dict.get(spec.target, program.constants.get(spec.target))
+            if weights is not None:
+                held = weights.get(spec.target, held)
             env[spec.arg.name] = held.detach().to("cpu", copy=True) if isinstance(held, Tensor) else held
     for node in program.graph.nodes:
         if node.op == "call_function":

@@ -24,10 +24,10 @@ def fuse_scalings(graph: Graph) -> Graph:
         inputs = tuple(number[i] for i in node.inputs)
         if isinstance(node.layer, Scaling) and uses[node.inputs[0]] == 1:
             before = nodes[inputs[0]]
-            fused = _fuse(before.layer, node.layer)
-            if fused is not None:
+            joined = fused(before.layer, node.layer)
+            if joined is not None:
                 place = f"{before.place} + {node.place}"
-                nodes[inputs[0]] = replace(before, layer=fused, place=place)
+                nodes[inputs[0]] = replace(before, layer=joined, place=place)
                 number[index] = inputs[0]
                 continue
         number[index] = len(nodes)
@@ -35,7 +35,8 @@ def fuse_scalings(graph: Graph) -> Graph:
     return Graph(nodes, number[len(graph.nodes) - 1])
 
 
-def _fuse(before: Layer | None, scaling: Scaling) -> Layer | None:
+def fused(before: Layer | None, scaling: Scaling) -> Layer | None:
+    """A convolution or dense layer followed by a scaling per channel, as one layer; None for others."""
     offset = torch.zeros((), dtype=torch.float64) if scaling.offset is None else scaling.offset
     error = (scaling.operations + 2) * torch.finfo(torch.float64).eps
     if isinstance(before, Convolution):
@@ -43,8 +44,8 @@ def _fuse(before: Layer | None, scaling: Scaling) -> Layer | None:
         factor, shift = (_per_channel(t, channels, dims) for t in (scaling.factor, offset))
         if factor is None or shift is None:
             return None
-        fused = scale_outputs(before, factor, shift)
-        return replace(fused, entry_error=before.entry_error + error)
+        scaled = scale_outputs(before, factor, shift)
+        return replace(scaled, entry_error=before.entry_error + error)
     if isinstance(before, Dense):
         features = before.weight.shape[0]
         factor, shift = (_per_channel(t, features, 0) for t in (scaling.factor, offset))

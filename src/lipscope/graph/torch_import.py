@@ -26,7 +26,7 @@ from .graph import Graph
 from .kept import kept_functions
 from .program import from_program
 
-_TRACED_BATCH = 2
+TRACED_BATCH = 2
 _CHECKED_BATCH = 3
 
 
@@ -47,18 +47,25 @@ def from_torch(module: nn.Module, input_shape: Shape) -> Graph:
         UnsupportedLayerError: an operation has no rule; it is named with its place.
     """
     shape = tuple(input_shape)
-    modes = {part: part.training for part in module.modules()}
-    module.eval()
-    try:
+    with evaluation_mode(module):
         if isinstance(module, FileProgram):
             graph = _from_file(module, shape)
         else:
-            graph = from_program(_trace(module, shape, _TRACED_BATCH), shape, _TRACED_BATCH)
+            graph = from_program(trace(module, shape), shape, TRACED_BATCH)
         _check_agreement(module, graph)
+    return graph
+
+
+@contextlib.contextmanager
+def evaluation_mode(module: nn.Module) -> Iterator[None]:
+    """Inside, the module is in evaluation mode; afterwards every part has the mode it came in."""
+    modes = {part: part.training for part in module.modules()}
+    module.eval()
+    try:
+        yield
     finally:
         for part, training in modes.items():
             part.training = training
-    return graph
 
 
 def _from_file(program: FileProgram, shape: Shape) -> Graph:
@@ -68,18 +75,18 @@ def _from_file(program: FileProgram, shape: Shape) -> Graph:
         # Exporters declare a batch as free that constants of the file fix at one.
         program.batch = 1
     if program.batch is None:
-        traced = program.at(_example(program, _TRACED_BATCH, shape))
-        return from_program(_trace(traced, shape, _TRACED_BATCH), shape, _TRACED_BATCH)
+        traced = program.at(_example(program, TRACED_BATCH, shape))
+        return from_program(trace(traced, shape), shape, TRACED_BATCH)
     traced = program.at(_example(program, program.batch, shape))
     try:
-        return from_program(_trace(traced, shape, program.batch), shape, program.batch)
+        return from_program(trace(traced, shape, program.batch), shape, program.batch)
     except UnsupportedLayerError as error:
         if program.batch != 1:
             raise
         # A program for one input may drop the batch on its way: mapped over a batch, it cannot.
         traced.mapped = True
         try:
-            return from_program(_trace(traced, shape, _TRACED_BATCH), shape, _TRACED_BATCH)
+            return from_program(trace(traced, shape), shape, TRACED_BATCH)
         except ModelError:
             raise error from None
 
@@ -88,10 +95,10 @@ def _keeps_batch(program: FileProgram, shape: Shape) -> bool:
     """Whether it computes as many outputs as it gets inputs."""
     with torch.no_grad():
         try:
-            y = program(_example(program, _TRACED_BATCH, shape))
+            y = program(_example(program, TRACED_BATCH, shape))
         except ModelError:
             return False
-    return isinstance(y, Tensor) and y.dim() > 0 and len(y) == _TRACED_BATCH
+    return isinstance(y, Tensor) and y.dim() > 0 and len(y) == TRACED_BATCH
 
 
 def _example(module: nn.Module, batch: int, shape: Shape) -> Tensor:
@@ -102,7 +109,12 @@ def _example(module: nn.Module, batch: int, shape: Shape) -> Tensor:
     return torch.randn(batch, *shape, generator=generator).to(reference.device, dtype)
 
 
-def _trace(module: nn.Module, shape: Shape, batch: int) -> torch.export.ExportedProgram:
+def trace(module: nn.Module, shape: Shape, batch: int = TRACED_BATCH) -> torch.export.ExportedProgram:
+    """The functional program that the module, in evaluation mode, runs on a batch of such inputs.
+
+    Raises:
+        ModelError: it cannot be traced.
+    """
     try:
         with warnings.catch_warnings(), torch.no_grad(), kept_functions(), _plain_attention():
             warnings.simplefilter("ignore")
@@ -182,7 +194,7 @@ def _value(module: nn.Module, x: Tensor) -> Tensor:
         value = module(x.clone())
     except Exception as error:
         raise ModelError(
-            f"the model runs on a batch of {_TRACED_BATCH} but not of {len(x)}: {error}. "
+            f"the model runs on a batch of {TRACED_BATCH} but not of {len(x)}: {error}. "
             "It must take batches of any size"
         ) from error
     if isinstance(value, (tuple, list)):

@@ -195,6 +195,8 @@ class Activation(NonlinearLayer):
 class PiecewiseLinear(Activation):
     """An activation with kinks: secant slopes are exact wherever both points lie on one piece."""
 
+    piecewise_linear = True
+
     @property
     @abstractmethod
     def kinks(self) -> tuple[float, ...]:

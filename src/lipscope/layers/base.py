@@ -108,13 +108,19 @@ class Layer(ABC):
 
     def to(self, dtype: torch.dtype, device: torch.device | str) -> Self:
         """A copy whose floating-point tensors have the dtype and device."""
+        return self.mapped(lambda t: t.to(device, dtype if t.is_floating_point() else None))
+
+    def mapped(self, change: Callable[[Tensor], Tensor]) -> Self:
+        """A copy with every tensor changed, in the order of `parameters`."""
         changes: dict[str, Any] = {}
+        nested: dict[str, Layer] = {}
         for field in dataclasses.fields(self):  # type: ignore[arg-type]
             value = getattr(self, field.name)
             if isinstance(value, Tensor):
-                changes[field.name] = value.to(device, dtype if value.is_floating_point() else None)
+                changes[field.name] = change(value)
             elif isinstance(value, Layer):
-                changes[field.name] = value.to(dtype, device)
+                nested[field.name] = value
+        changes |= {name: layer.mapped(change) for name, layer in nested.items()}
         return dataclasses.replace(self, **changes)  # type: ignore[type-var]
 
     def parameters(self) -> list[Tensor]:
@@ -337,6 +343,9 @@ def can_be_written_out(rows: int, columns: int) -> bool:
 
 class NonlinearLayer(Layer):
     """A one-input layer that acts on differences through slopes."""
+
+    piecewise_linear: ClassVar[bool] = False
+    """Whether its slopes at a point are those all around, but for a set of measure zero."""
 
     @abstractmethod
     def linearize(self, x: Tensor) -> tuple[Tensor, Slope]:

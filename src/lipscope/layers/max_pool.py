@@ -25,6 +25,7 @@ class MaxPool(NonlinearLayer):
     """The maximum over each window; cells outside the box never win."""
 
     kind = "max pooling"
+    piecewise_linear = True
     windows: Windows
     ceil_mode: bool = False
 

@@ -74,7 +74,14 @@ def _batch_norm(call: TracedCall) -> Sequence[Layer]:
     if mean is None or variance is None:
         raise call.unsupported("batch norm without running statistics normalises by the batch itself")
     epsilon = call.arg(7 if training_form else 6, "eps")
+    return [batch_norm_scaling(gain, bias, mean, variance, epsilon, dims)]
+
+
+def batch_norm_scaling(
+    gain: Tensor | None, bias: Tensor | None, mean: Tensor, variance: Tensor, epsilon: float, dims: int
+) -> Scaling:
+    """Batch norm in evaluation, on samples of one channel dimension and `dims` behind it."""
     factor = torch.rsqrt(variance.to(torch.float64) + epsilon)
     factor = factor if gain is None else factor * gain
     offset = -mean * factor if bias is None else bias - mean * factor
-    return [Scaling(factor.reshape(-1, *[1] * dims), offset.reshape(-1, *[1] * dims), operations=5)]
+    return Scaling(factor.reshape(-1, *[1] * dims), offset.reshape(-1, *[1] * dims), operations=5)

@@ -61,6 +61,7 @@ class Comparators(NonlinearLayer):
     """
 
     kind = "sorting"
+    piecewise_linear = True
     partner: Tensor
     larger: Tensor
 
