@@ -7,6 +7,7 @@ import json
 import math
 import re
 from collections.abc import Callable
+from importlib.metadata import entry_points
 from pathlib import Path
 
 import numpy as np
@@ -96,6 +97,21 @@ def test_limits_on_samples_are_those_of_the_quantities() -> None:
         ]
         assert gate.passed == (outcome == "holds")
         assert Gate.from_json(gate.to_json()) == gate
+
+
+class Square(nn.Module):
+    """Stretches more the further away: no global constant."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x * x
+
+
+def test_a_network_without_a_bound_keeps_no_limit_on_it() -> None:
+    gate = lipscope.check(nn.Sequential(nn.Linear(3, 2), Square()), (3,), max_upper=1e9, effort="fast")
+    (verdict,) = gate.verdicts
+    assert (verdict.outcome, verdict.measured) == ("not proved", math.inf)
+    assert "no finite bound: 1" in verdict.note
+    assert Gate.from_json(gate.to_json()) == gate
 
 
 @pytest.fixture(scope="module")
@@ -232,6 +248,9 @@ def test_the_fixture_fails_a_test_with_the_verdicts(pytester: pytest.Pytester) -
             lipscope_check(nn.Linear(3, 2), (3,), max_upper=1e-3)
         """
     )
-    ran = pytester.runpytest_inprocess("-p", "lipscope.pytest_plugin", "-p", "no:cacheprovider")
+    # An installation registers the plugin; in a bare checkout it is named.
+    installed = any(entry.name == "lipscope" for entry in entry_points(group="pytest11"))
+    plugin = () if installed else ("-p", "lipscope.pytest_plugin")
+    ran = pytester.runpytest_inprocess(*plugin, "-p", "no:cacheprovider")
     ran.assert_outcomes(passed=1, failed=1)
     ran.stdout.fnmatch_lines(["*upper*0.001*lower*EXCEEDED*", "FAILED: 0 of 1 limits hold"])
