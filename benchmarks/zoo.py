@@ -5,10 +5,10 @@
     python benchmarks/zoo.py resnet50 vit_b_16
     python benchmarks/zoo.py --table         # writes docs/coverage.md from what has been run
 
-Each model runs in a process of its own and leaves its result in runs/zoo/NAME.json; one that has finished is
-not run again. Weights are torchvision's initialisation from a fixed seed, or its trained ones with --weights
-(downloaded by torchvision). Running statistics of batch norm that nothing has trained are zeros and ones; they
-are set to those of the samples.
+Each model runs in a process of its own, --jobs of them at once, and leaves its result in runs/zoo/NAME.json; one
+that has finished is not run again. Weights are torchvision's initialisation from a fixed seed, or its trained
+ones with --weights (downloaded by torchvision). Running statistics of batch norm that nothing has trained are zeros
+and ones; they are set to those of the samples.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import resource
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Literal
 
@@ -73,6 +74,9 @@ def build(name: str, weights: bool) -> nn.Module:
     if name in ("googlenet", "inception_v3") and not weights:
         settings["init_weights"] = True
     network = torchvision.models.get_model(name, **settings).eval()
+    for head in ("aux1", "aux2", "AuxLogits"):  # of training alone
+        if hasattr(network, head):
+            setattr(network, head, None)
     for part in network.modules():
         if isinstance(part, nn.Linear) and not bool(part.weight.any()):
             nn.init.trunc_normal_(part.weight, std=0.02)  # vision transformers start with a head of zeros
@@ -109,8 +113,10 @@ class Record(BaseModel):
     effective_active: float
     effective_secant: float
     import_seconds: float
+    bound_seconds: float | None = None
     seconds: float
     gigabytes: float
+    environment: str
 
     model_config = ConfigDict(ser_json_inf_nan="strings")
 
@@ -126,8 +132,10 @@ class Record(BaseModel):
             f"{number(self.mean_local)}, {number(self.max_local)}",
             f"{number(self.effective_active)}, {number(self.effective_secant)}",
             f"{self.import_seconds:.0f}",
+            "–" if self.bound_seconds is None else f"{self.bound_seconds:.0f}",
             f"{self.seconds:.0f}",
             f"{self.gigabytes:.1f}",
+            self.environment,
         ]
         return f"| {' | '.join(cells)} |"
 
@@ -147,11 +155,15 @@ def run(name: str, arguments: argparse.Namespace) -> Record:
     importing = time.perf_counter() - clock
     parameters = sum(p.numel() for p in network.parameters())
     del network
+    clock = time.perf_counter()
     upper = lipscope.analytical(graph)
-    local, _ = lipscope.local(graph, samples, tolerance=1e-2, batch_size=2)
-    pairwise = lipscope.empirical(graph, samples, batch_size=2)
+    bounding = time.perf_counter() - clock
+    device = arguments.device
+    local, _ = lipscope.local(graph, samples, tolerance=1e-2, batch_size=2, device=device)
+    pairwise = lipscope.empirical(graph, samples, batch_size=2, device=device)
     assert pairwise is not None
-    means = lipscope.mean_slopes(graph, samples, pairs=len(samples) * (len(samples) - 1) // 2, batch_size=4)
+    pairs = len(samples) * (len(samples) - 1) // 2
+    means = lipscope.mean_slopes(graph, samples, pairs=pairs, batch_size=4, device=device)
     active, direction = lipscope.effective(means, "unit", "active")
     secant, _ = lipscope.effective(means, "unit", "secant", start=direction)
     return Record(
@@ -168,32 +180,55 @@ def run(name: str, arguments: argparse.Namespace) -> Record:
         effective_active=active.value,
         effective_secant=secant.value,
         import_seconds=importing,
+        bound_seconds=bounding,
         seconds=time.perf_counter() - started,
         gigabytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6,
+        environment=environment(arguments.device),
     )
 
 
+def environment(device: str) -> str:
+    """The versions and the device that a result is of."""
+    import torchvision
+
+    where = torch.cuda.get_device_name(device) if device.startswith("cuda") else device
+    return f"torch {torch.__version__}, torchvision {torchvision.__version__}, {where}"
+
+
 def run_all(names: list[str], arguments: argparse.Namespace) -> None:
-    """One process a model, a line each."""
-    for name in names:
-        path = _FOLDER / f"{name}.json"
-        if path.exists() and not arguments.again:
-            print(f"{name:22s} done before", flush=True)
-            continue
-        command = [sys.executable, __file__, "--child", name, "--data", arguments.data]
-        command += ["--samples", str(arguments.samples)] + ["--weights"] * arguments.weights
-        clock = time.perf_counter()
-        try:
-            done = subprocess.run(command, capture_output=True, text=True, timeout=arguments.limit)
-            lines = (done.stderr.strip() or "no message").splitlines()
-            failure = "" if done.returncode == 0 else lines[-1]
-        except subprocess.TimeoutExpired:
-            failure = f"stopped after {arguments.limit} seconds"
-        outcome = failure or summary(path)
-        if failure:
-            _FOLDER.mkdir(parents=True, exist_ok=True)
-            path.with_suffix(".txt").write_text(failure)
-        print(f"{name:22s} {time.perf_counter() - clock:6.0f} s  {outcome}", flush=True)
+    """One process a model, `arguments.jobs` at once, a line each."""
+    _FOLDER.mkdir(parents=True, exist_ok=True)
+    with ThreadPoolExecutor(arguments.jobs) as pool:
+        for line in pool.map(lambda name: run_alone(name, arguments), names):
+            print(line, flush=True)
+
+
+def run_alone(name: str, arguments: argparse.Namespace) -> str:
+    """One model in a process of its own, and a line about it."""
+    path = _FOLDER / f"{name}.json"
+    if path.exists() and not arguments.again:
+        return f"{name:22s} done before"
+    command = [
+        sys.executable,
+        __file__,
+        "--child",
+        name,
+        "--data",
+        arguments.data,
+        "--device",
+        arguments.device,
+    ]
+    command += ["--samples", str(arguments.samples)] + ["--weights"] * arguments.weights
+    clock = time.perf_counter()
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=arguments.limit)
+        lines = (done.stderr.strip() or "no message").splitlines()
+        failure = "" if done.returncode == 0 else lines[-1]
+    except subprocess.TimeoutExpired:
+        failure = f"stopped after {arguments.limit:g} seconds"
+    if failure:
+        path.with_suffix(".txt").write_text(failure)
+    return f"{name:22s} {time.perf_counter() - clock:6.0f} s  {failure or summary(path)}"
 
 
 def summary(path: Path) -> str:
@@ -218,14 +253,14 @@ def table() -> str:
         "(`lipscope certify MODEL --ball CENTER RADIUS`). ∞ names the first layer without a constant.",
         "",
         "| network | parameters | layers | upper | lower | L_emp | Lip(x) mean, max | L_eff unit (active, secant) "
-        "| import s | all s | GB |",
-        "|---|---|---|---|---|---|---|---|---|---|---|",
+        "| import s | bound s | all s | GB | ran on |",
+        "|---|---|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for path in sorted(_FOLDER.glob("*.*")):
         if path.suffix == ".json":
             lines.append(Record.model_validate_json(path.read_text()).row())
         elif not path.with_suffix(".json").exists():
-            lines.append(f"| {path.stem} | {path.read_text()[:200]} |" + " |" * 9)
+            lines.append(f"| {path.stem} | {path.read_text()[:200]} |" + " |" * 11)
     lines += [
         "",
         "## Operations",
@@ -255,6 +290,8 @@ def main() -> None:
     parser.add_argument("--weights", action="store_true", help="trained weights, downloaded by torchvision")
     parser.add_argument("--data", default="demo", help="images, as for lipscope analyze")
     parser.add_argument("--samples", type=int, default=8)
+    parser.add_argument("--device", default="cpu", help="where the estimates are computed")
+    parser.add_argument("--jobs", type=int, default=1, help="models at once")
     parser.add_argument("--limit", type=float, default=1800, help="seconds a model may take")
     parser.add_argument("--again", action="store_true", help="run finished models again")
     parser.add_argument("--table", action="store_true", help="write docs/coverage.md and stop")

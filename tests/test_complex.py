@@ -39,6 +39,7 @@ TRANSFORMS: dict[str, tuple[Callable[[Tensor], Tensor], tuple[int, ...]]] = {
     "a filter": (lambda x: torch.view_as_real(torch.fft.ifft(torch.fft.fft(x) * FILTER)), (8,)),
     "wavelet modulus": (lambda x: torch.fft.ifft(torch.fft.fft(x) * FILTER).abs(), (2, 8)),
     "a sum": (lambda x: (torch.fft.fft(x) - torch.fft.fft(x.flip(1)) * FILTER).abs(), (8,)),
+    "a sum of other ranges": (lambda x: (torch.fft.fft(x) + torch.fft.fft(x.tanh()) * FILTER).abs(), (8,)),
     "complex input": (lambda x: torch.view_as_complex(x).abs(), (5, 2)),
 }
 

@@ -492,3 +492,15 @@ def test_fingerprints_tell_functions_apart() -> None:
     prints = [from_torch(model, shape).fingerprint() for model, shape in models]
     assert len(set(prints)) == len(prints)
     assert from_torch(models[0][0], (3,)).fingerprint() == prints[0]
+
+
+def test_a_module_that_amplifies_its_own_rounding_is_compared_in_float64() -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(*[layer for _ in range(30) for layer in (nn.Linear(32, 32), nn.Tanh())])
+    for dense in net[::2]:
+        nn.init.normal_(dense.weight, std=3 / 32**0.5)
+    x = torch.randn(3, 32)
+    graph = from_torch(net, (32,))
+    with torch.no_grad():
+        assert (graph.evaluate(x.double()) - net(x)).abs().max() > 1e-3  # float32 alone is that far off
+        torch.testing.assert_close(graph.evaluate(x.double()), net.double()(x.double()), rtol=0, atol=1e-8)

@@ -65,9 +65,8 @@ def _negation(call: TracedCall) -> Sequence[Layer]:
 )
 def _sum(call: TracedCall) -> Reference:
     references = call.references
-    if call.dtype.is_complex and not (
-        len(references) == 2 and references[0] == replace(references[1], node=references[0].node)
-    ):
+    alike = {(reference.shape, reference.layout, reference.complex) for reference in references}
+    if call.dtype.is_complex and not (len(references) == 2 and len(alike) == 1):
         raise call.unsupported("of complex signals only two of one shape can be added")
     if len(references) == 1:
         if call.op == "aten.rsub.Scalar":
