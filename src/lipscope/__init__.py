@@ -10,7 +10,8 @@ Certified from above, attained from below, and effectively on your data:
 
 The pieces alone: `from_torch` imports a module as a graph; `analytical`, `local`, `empirical`,
 `mean_slopes` and `effective` compute one quantity each; `linearize` and `spectral_norm` give the
-Jacobian operator and its norm; `lipscope.train` has penalties and constraints for training. Names are imported on first use, so `import lipscope` is cheap.
+Jacobian operator and its norm; `lipscope.train` has penalties and constraints for training. Names are
+imported on first use, so `import lipscope` is cheap.
 """
 
 from __future__ import annotations

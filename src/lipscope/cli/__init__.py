@@ -4,7 +4,19 @@ Heavy imports happen inside the commands, so that `lipscope --help` answers at o
 file and name it below, in the order of `lipscope --help`.
 """
 
-from . import analyze, certify, inspect, check, report, verify, models, schema  # isort: skip
+from . import analyze, certify, inspect, check, constrain, report, verify, models, schema  # isort: skip
 from .app import app, main
 
-__all__ = ["analyze", "app", "certify", "check", "inspect", "main", "models", "report", "schema", "verify"]
+__all__ = [
+    "analyze",
+    "app",
+    "certify",
+    "check",
+    "constrain",
+    "inspect",
+    "main",
+    "models",
+    "report",
+    "schema",
+    "verify",
+]

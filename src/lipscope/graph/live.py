@@ -10,7 +10,7 @@ on the live parameters gives the layers of today, in the parameters' dtype and o
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -26,7 +26,7 @@ from ..layers.base import Shape
 from .file_program import FileProgram
 from .graph import Graph
 from .program import from_program
-from .torch_import import TRACED_BATCH, evaluation_mode, from_torch, trace
+from .torch_import import TRACED_BATCH, check_agreement, evaluation_mode, trace
 
 _aten = torch.ops.aten
 _COPIES = (
@@ -75,8 +75,8 @@ class _Recorder(TorchDispatchMode):
     """Notes the operations on the roots and on what follows from them."""
 
     def __init__(self, roots: Mapping[str, Tensor]) -> None:
-        super().__init__()
-        self.slots = WeakTensorKeyDictionary()
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.slots: MutableMapping[Tensor, int] = WeakTensorKeyDictionary()
         self.steps: list[_Step] = []
         self.count = 0
         for tensor in roots.values():
@@ -136,15 +136,15 @@ class LiveGraph:
             raise ModelError("a network read from a file has no parameters to follow; give the torch module")
         self.module = module
         shape = tuple(input_shape)
-        from_torch(module, shape)  # compares import and module, in the words of every import
         with evaluation_mode(module):
             program = trace(module, shape)
-        held = {**program.state_dict, **program.constants}
-        roots = {name: t for name, t in held.items() if isinstance(t, Tensor) and _has(module, name)}
-        self._names = list(roots)
-        recorder = _Recorder(roots)
-        with torch.no_grad(), recorder:
-            self.snapshot = from_program(program, shape, TRACED_BATCH, roots)
+            held = {**program.state_dict, **program.constants}
+            roots = {name: t for name, t in held.items() if isinstance(t, Tensor) and _has(module, name)}
+            self._names = list(roots)
+            recorder = _Recorder(roots)
+            with torch.no_grad(), recorder:
+                self.snapshot = from_program(program, shape, TRACED_BATCH, roots)
+            check_agreement(module, self.snapshot)
         self._tensors = self.snapshot.parameters()
         self._outputs = [recorder.slots.get(t) for t in self._tensors]
         self._steps = _needed(recorder.steps, {s for s in self._outputs if s is not None})
@@ -194,7 +194,7 @@ class LiveGraph:
         return values
 
     def _with(self, values: list[Tensor]) -> Graph:
-        reference = next((v for v in values if v.is_floating_point()), torch.empty(()))
+        reference = next((v for v in values if v.is_floating_point()), torch.empty((), dtype=torch.float64))
         dtype, device = reference.dtype, reference.device
 
         def constant(number: int) -> Tensor:
@@ -249,7 +249,7 @@ class LiveGraph:
             imported = from_program(program, self.input_shape, TRACED_BATCH, other)
             pairs = list(zip(replayed.nodes, imported.nodes, strict=False))
             frozen = [
-                a.place for a, b in pairs if a.layer is not None and _numbers(a.layer) != _numbers(b.layer)
+                a.place for a, b in pairs if a.layer and b.layer and _numbers(a.layer) != _numbers(b.layer)
             ]
             x = torch.randn(2, *self.input_shape, generator=generator, dtype=torch.float64)
             y, expected = replayed.evaluate(x), imported.evaluate(x)

@@ -54,7 +54,7 @@ def from_torch(module: nn.Module, input_shape: Shape) -> Graph:
             graph = _from_file(module, shape)
         else:
             graph = from_program(trace(module, shape), shape, TRACED_BATCH)
-        _check_agreement(module, graph)
+        check_agreement(module, graph)
     return graph
 
 
@@ -142,8 +142,12 @@ def _plain_attention() -> Iterator[None]:
         torch.backends.mha.set_fastpath_enabled(fast)
 
 
-def _check_agreement(module: nn.Module, graph: Graph) -> None:
-    """Compare module and graph on random inputs, in a batch size that was not traced if it takes one."""
+def check_agreement(module: nn.Module, graph: Graph) -> None:
+    """Compare a module in evaluation mode with its graph on random inputs, in a batch size that was not traced.
+
+    Raises:
+        ModelError: the two disagree.
+    """
     with torch.no_grad():
         x, expected = _evaluated(module, graph.input_shape)
         actual = graph.evaluate(x.to("cpu", copy=True).to(torch.float64))

@@ -330,8 +330,10 @@ class ReLU(PiecewiseLinear):
         # On one side of the kink the quotient is exactly 0 or 1 without asking which.
         gap = first.x - second.x
         quotient = (first.value - second.value).div_(gap)
-        if not quotient.sum().isfinite():  # 0/0 between equal inputs
-            quotient = torch.where(gap == 0, self.derivative(first.x), quotient)
+        if not quotient.sum().isfinite():  # 0/0 between equal inputs, whose gradients would be NaN too
+            same = gap == 0
+            quotient = (first.value - second.value) / torch.where(same, 1, gap)
+            quotient = torch.where(same, self.derivative(first.x), quotient)
         return Diagonal(quotient)
 
 

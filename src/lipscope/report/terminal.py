@@ -57,6 +57,7 @@ _ASCII = str.maketrans(
         "τ": "tau",
         "√": "sqrt ",
         "λ": "lambda",
+        "σ": "sigma",
         "ᵀ": "^T",
         "█": "#",
     }
@@ -77,7 +78,7 @@ def print_result(result: Result, console: Console) -> None:
 def print_checks(checks: Sequence[Check], console: Console) -> None:
     """Print each bound as claimed and as found again."""
     printer = _Printer(console)
-    table = _empty_table()
+    table = empty_table()
     for title in ("Bound", "Kind", "Claimed", "Found", ""):
         table.add_column(title, justify="right" if title in ("Claimed", "Found") else "left")
     for check in checks:
@@ -99,7 +100,7 @@ def print_gate(gate: Gate, console: Console) -> None:
     console.print(
         Text.assemble(printer._text(fmt.plain(gate.model.name), "bold"), printer._text(data, "dim"))
     )
-    table = _empty_table()
+    table = empty_table()
     for heading in ("Limit", "", "Measured", "Kind", "Verdict"):
         table.add_column(heading, justify="right" if heading in ("", "Measured") else "left", no_wrap=True)
     table.add_column("Over", overflow="fold")
@@ -137,7 +138,7 @@ def print_bracket(bracket: Bracket, console: Console) -> None:
     where = fmt.GLOBALLY if bracket.ball is None else fmt.OVER_BALL
     printer._bounds(bracket.lower, bracket.upper, bracket.no_bound, where)
     console.print()
-    table = _empty_table()
+    table = empty_table()
     for heading in ("Bound", "Kind", "Value", "Cost", "How"):
         table.add_column(heading, justify="right" if heading in ("Value", "Cost") else "left")
     for bound in sorted(bracket.bounds, key=lambda bound: -bound.value):
@@ -202,11 +203,7 @@ class _Printer:
         self._notices(result)
 
     def _text(self, text: str, style: str = "") -> Text:
-        """Never markup: names may hold brackets."""
-        if not self.unicode:
-            encoding = self.console.encoding
-            text = text.translate(_ASCII).encode(encoding, "backslashreplace").decode(encoding)
-        return Text(text, style=style, overflow="fold")
+        return shown(self.console, text, style)
 
     def _header(self, result: Result) -> None:
         samples = result.data.samples
@@ -235,7 +232,7 @@ class _Printer:
 
     def _table(self, found: list[Row]) -> None:
         """One row a quantity, its meaning in the last column."""
-        table = _empty_table()
+        table = empty_table()
         table.add_column("Quantity", no_wrap=True)
         table.add_column("Kind", no_wrap=True)
         table.add_column("Value", justify="right", no_wrap=True)
@@ -303,7 +300,7 @@ class _Printer:
         )
 
     def _slopes(self, slopes: list[LayerSlope]) -> None:
-        table = _empty_table()
+        table = empty_table()
         table.add_column("Mean slope p_k", overflow="fold")
         table.add_column("active", justify="right", no_wrap=True)
         table.add_column("secant", justify="right", no_wrap=True)
@@ -339,7 +336,7 @@ class _Printer:
             ("Share", 0, lambda row: row.share),
         ]
         shown = [(title, cell) for title, least, cell in columns if width >= least]
-        table = _empty_table()
+        table = empty_table()
         table.add_column("Layer", overflow="fold")
         if width >= _ROOM_FOR_SHAPES:
             table.add_column("Output shape", no_wrap=True)
@@ -369,7 +366,7 @@ class _Printer:
 
     def _pieces(self, certified: Certified, slack: Slack) -> None:
         """What the certificate wins back, piece by piece."""
-        table = _empty_table()
+        table = empty_table()
         table.add_column("Piece of the certificate", overflow="fold")
         for title in ("By norms ≤", "Certified ≤", "Stretch", "Won back"):
             table.add_column(self._text(title), justify="right", no_wrap=True)
@@ -398,5 +395,14 @@ class _Printer:
         self.console.print(self._text(notice, "yellow"))
 
 
-def _empty_table() -> Table:
+def shown(console: Console, text: str, style: str = "") -> Text:
+    """Text as the console can show it; never markup: names may hold brackets."""
+    encoding = console.encoding
+    if not encoding.lower().startswith("utf"):
+        text = text.translate(_ASCII).encode(encoding, "backslashreplace").decode(encoding)
+    return Text(text, style=style, overflow="fold")
+
+
+def empty_table() -> Table:
+    """A table in the house style, without columns."""
     return Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)

@@ -6,6 +6,7 @@ Euclidean-to-Euclidean Lipschitz constants (norm out per norm in); `squared` is 
 since the source's tables print squared ratios.
 """
 
+from .constrained import BoundedWeight, Constrained
 from .gate import Gate, Limited, Verdict
 from .quantities import (
     Analytical,
@@ -39,10 +40,12 @@ __all__ = [
     "Attained",
     "Ball",
     "BallInfo",
+    "BoundedWeight",
     "Bracket",
     "Certified",
     "CertifiedPiece",
     "Check",
+    "Constrained",
     "Cost",
     "DataInfo",
     "Duplicate",

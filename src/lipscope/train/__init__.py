@@ -19,10 +19,13 @@ Constraints hold at any time in evaluation mode, with a proof that includes roun
     lipscope.train.constrain(module, input_shape, bound=10.0)                   # L ≤ 10 for the whole
     ... train as ever ...
     lipscope.train.bake(module)                                                 # plain weights again
+
+`project` brings a trained network within a bound once, as the command `lipscope constrain` does.
 """
 
 from .constraints import bake, constrain, spectral
 from .penalties import CertifiedPenalty, EffectivePenalty, Every, LocalPenalty, Penalty
+from .projection import project
 
 __all__ = [
     "CertifiedPenalty",
@@ -32,5 +35,6 @@ __all__ = [
     "Penalty",
     "bake",
     "constrain",
+    "project",
     "spectral",
 ]

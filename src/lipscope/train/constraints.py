@@ -26,7 +26,7 @@ from ..certificates import norm_bounds, product_rule
 from ..errors import CertificateError, LipscopeError, UnsupportedLayerError
 from ..graph import Graph, LiveGraph
 from ..graph.simplify import fused
-from ..layers import Layer
+from ..layers import Layer, LinearLayer
 from ..layers.convolution import Convolution, TransposedConvolution
 from ..layers.dense import Dense
 from ..layers.scaling import Scaling, batch_norm_scaling
@@ -54,7 +54,7 @@ class _Place:
     network: Graph
     tensor: int
     weight_owner: nn.Module | None = None
-    norm: nn.Module | None = None
+    norm: _BatchNorm | None = None
     followed: Followed = field(default_factory=Followed)
 
     def at(self, value: Tensor) -> Graph:
@@ -97,13 +97,14 @@ class SpectralBound(nn.Module):
         bound: the largest norm allowed.
         scale: what the weight is multiplied by, without dimensions.
         norm: the certified norm when it was last computed.
+        unscaled: the certified norm of the weight itself, at its first certification.
     """
 
     scale: Tensor
 
     def __init__(self, owner: nn.Module, name: str, places: Sequence[_Place], bound: float) -> None:
         super().__init__()
-        self.bound, self.norm = bound, math.nan
+        self.bound, self.norm, self.unscaled = bound, math.nan, math.nan
         self.register_buffer("scale", torch.ones_like(_held(owner, name).detach().flatten()[:1].squeeze(0)))
         # In lists, so that they are not registered as parts of this module.
         self._owner, self._places, self._name = [owner], list(places), name
@@ -148,6 +149,8 @@ class SpectralBound(nn.Module):
         for _ in range(_ATTEMPTS):
             norms = [place.certified(weight * self.scale) for place in self._places]
             self.norm, scale = max(norms), float(self.scale)
+            if math.isnan(self.unscaled):
+                self.unscaled = self.norm
             if self.norm <= self.bound and (scale == 1 or self.norm >= self.bound * (1 - _SLACK)):
                 break
             if self.norm > 0:
@@ -268,7 +271,10 @@ def bake(module: nn.Module) -> nn.Module:
     for part in list(module.modules()):
         if not parametrize.is_parametrized(part):
             continue
-        for name, steps in list(part.parametrizations.items()):
+        parametrizations = part.parametrizations
+        assert isinstance(parametrizations, nn.ModuleDict)
+        for name, steps in list(parametrizations.items()):
+            assert isinstance(steps, nn.ModuleList)
             if any(isinstance(step, SpectralBound) for step in steps):
                 steps.eval()
                 parametrize.remove_parametrizations(part, name, leave_parametrized=True)
@@ -325,6 +331,8 @@ def _place(live: LiveGraph, index: int) -> tuple[str | None, _Place]:
         others = [name for name, owner in owners.items() if owner is not norm]
         place = _Place(network, tensor, norm=norm)
         if others:
+            if not isinstance(layer, (Dense, Convolution)):
+                raise refused("a batch norm behind it cannot be bounded")
             network = network.with_layer(1, replace(layer, entry_error=0.0))
             place = _Place(network, tensor, owners[others[0]], norm)
         name = gain
@@ -346,7 +354,11 @@ def _weight(layer: Dense | Convolution | TransposedConvolution) -> Tensor:
 
 def _same(made: Layer | None, layer: Layer, tensor: int) -> bool:
     """Whether a layer was made as the import made it: the same weight, with the same uncertainty."""
-    if type(made) is not type(layer) or made is None:
+    if (
+        not isinstance(made, LinearLayer)
+        or not isinstance(layer, LinearLayer)
+        or type(made) is not type(layer)
+    ):
         return False
     ours, theirs = made.parameters()[tensor], layer.parameters()[tensor]
     return torch.equal(ours, theirs) and made.entry_error == layer.entry_error
@@ -358,8 +370,8 @@ def _with_tensor(layer: Layer, tensor: int, value: Tensor) -> Layer:
     return layer.mapped(lambda t: value.reshape(t.shape) if next(numbers) == tensor else t)
 
 
-def _scaling(norm: nn.Module, gain: Tensor, dims: int) -> Scaling:
-    mean, variance = (getattr(norm, name).to(gain.device) for name in ("running_mean", "running_var"))
+def _scaling(norm: _BatchNorm, gain: Tensor, dims: int) -> Scaling:
+    mean, variance = (_held(norm, name).to(gain.device) for name in ("running_mean", "running_var"))
     return batch_norm_scaling(gain, None, mean, variance, norm.eps, dims)
 
 
@@ -371,8 +383,10 @@ def _owner(module: nn.Module, name: str) -> tuple[nn.Module, str]:
 def _held(module: nn.Module, name: str) -> Tensor:
     """A parameter or buffer itself, from behind a parametrization too."""
     if parametrize.is_parametrized(module, name):
-        return module.parametrizations[name].original
-    return getattr(module, name)
+        module, name = module.get_submodule(f"parametrizations.{name}"), "original"
+    held = getattr(module, name)
+    assert isinstance(held, Tensor)
+    return held
 
 
 def _largest_share(value: Callable[[float], float], bound: float) -> float:

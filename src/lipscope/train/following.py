@@ -54,7 +54,8 @@ class Followed:
         """‖J v‖ (B,) for the held vectors v, differentiable in what J is made of; J v is kept as the next start."""
         image = operator.matvec(right)
         self.keep(image.detach())
-        return image.flatten(2)[0].norm(dim=1)
+        norms: Tensor = image.flatten(2)[0].norm(dim=1)
+        return norms
 
     def keep(self, left: Tensor) -> None:
         """Take the vectors (1, B, *out), of any length, as the next start; those of further operators stay."""
@@ -88,7 +89,7 @@ class Followed:
 
 def _unit(x: Tensor) -> Tensor:
     """Each of the vectors (1, B, *s) divided by its length; zero stays zero."""
-    length = x.flatten(2).norm(dim=2).reshape(1, -1, *[1] * (x.ndim - 2))
+    length: Tensor = x.flatten(2).norm(dim=2).reshape(1, -1, *[1] * (x.ndim - 2))
     return x / length.clamp_min(torch.finfo(x.dtype).tiny)
 
 

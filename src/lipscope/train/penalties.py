@@ -66,6 +66,11 @@ class Every:
         self.penalty, self.steps, self._calls = penalty, steps, 0
 
     @property
+    def live(self) -> LiveGraph:
+        """The penalised graph."""
+        return self.penalty.live
+
+    @property
     def last(self) -> Tensor:
         """The constant when it was last computed."""
         return self.penalty.last
@@ -107,7 +112,7 @@ class LocalPenalty(Penalty):
         self._followed = Followed(steps, seed)
 
     def value(self, x: Tensor) -> Tensor:
-        """max or mean of ‖J(x) v‖ over the samples, v near the leading right singular vectors."""
+        """The largest or the mean of ‖J(x) v‖ over the samples, v near the leading right singular vectors."""
         operator, like = self._operator(x)
         right = self._followed.right(operator, like)
         if self.reduce == "mean":
@@ -116,7 +121,8 @@ class LocalPenalty(Penalty):
             worst = int(self._followed.norm(operator, right).argmax())
         slopes = {i: slope.rows(worst, 1) for i, slope in operator.slopes.items()}
         alone = linearize(operator.graph, slopes)
-        return alone.matvec(right[:, worst : worst + 1]).norm()
+        norm: Tensor = alone.matvec(right[:, worst : worst + 1]).norm()
+        return norm
 
     def settle(self, x: Tensor, tolerance: float = 1e-4) -> float:
         """Also finds the vectors of the samples of x, which are followed if the next call has the same ones."""
