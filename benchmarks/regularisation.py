@@ -313,29 +313,22 @@ def number(values: Sequence[float]) -> str:
 
 def print_table(runs: Sequence[Run], rule: str, radius: float) -> None:
     """A table in Markdown: the picked strength of every method on the test samples."""
+    accuracies = [f"{rule} {e}" for e in EPSILONS]
+    accuracies += [f"noise {sigma}" for sigma in SIGMAS] if rule == "attack" else []
     columns: list[tuple[str, Callable[[list[Run]], str]]] = [
         ("strength", lambda some: f"{some[0].strength:g}"),
-        ("clean %", lambda some: percent([r.scores["test"]["clean"] for r in some])),
         *(
-            (f"attack {e} %", lambda some, e=e: percent([r.scores["test"][f"attack {e}"] for r in some]))
-            for e in (0.25, 0.5, 1.0)
+            (f"{key} %", lambda some, key=key: percent([r.scores["test"][key] for r in some]))
+            for key in ("clean", *accuracies)
         ),
-        (
-            f"noise {SIGMAS[-1]} %",
-            lambda some: percent([r.scores["test"][f"noise {SIGMAS[-1]}"] for r in some]),
-        ),
-        *(
-            (
-                f"certified {e} %",
-                lambda some, e=e: percent([r.scores["test"][f"certified {e}"] for r in some]),
-            )
-            for e in (0.1, 0.25, 0.5)
-        ),
-        ("median radius", lambda some: number([r.scores["test"]["radius"] for r in some])),
-        ("L ≤", lambda some: number([r.upper for r in some])),
-        ("mean Lip(x)", lambda some: number([r.lip for r in some])),
-        ("training s", lambda some: f"{mean_and_error([r.seconds for r in some])[0]:.2g}"),
     ]
+    if rule == "attack":
+        columns += [("mean Lip(x)", lambda some: number([r.lip for r in some]))]
+    else:
+        columns += [
+            ("median radius", lambda some: number([r.scores["test"]["radius"] for r in some])),
+            ("L ≤", lambda some: number([r.upper for r in some])),
+        ]
     print(f"\nPicked by {rule} accuracy at {radius} on the validation samples\n")
     print(f"| method | {' | '.join(title for title, _ in columns)} |")
     print(f"|---|{'---:|' * len(columns)}")
