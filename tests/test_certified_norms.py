@@ -480,3 +480,20 @@ def test_smooth_kernels_on_small_images() -> None:
         module = random_convolution(2, 3, 3, 2, {"padding": 1})
         module.weight.abs_()
         assert looseness(module, (2, size, size)) < 0.01
+
+
+def test_windows_that_do_not_overlap_are_bounded_whatever_the_size_of_the_image(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    seen: list[int] = []
+    bounded = certified.batched_spectral_norm_upper
+    monkeypatch.setattr(
+        certified,
+        "batched_spectral_norm_upper",
+        lambda batch, **options: seen.append(len(batch)) or bounded(batch, **options),
+    )
+    for kernel, stride in ((1, 1), (1, 2), (4, 4)):
+        module = nn.Conv2d(3, 8, kernel, stride, bias=False).double().requires_grad_(False)
+        (layer,) = import_lone(module, (3, 64, 48))
+        assert layer.torus_norm() == pytest.approx(dense_norm(module.weight.flatten(1)), rel=1e-9)
+    assert seen == [1, 1, 1]

@@ -26,7 +26,8 @@ if TYPE_CHECKING:
     from .analysis import Options, analyze
     from .brackets import BallOptions, bracket
     from .certificates import Certificate, certify, verify
-    from .data import ImagePreprocessing, Samples, load_samples
+    from .comparison import compare
+    from .data import ImagePreprocessing, Labels, Samples, load_labels, load_samples
     from .engines import SERIAL, Engine, RayEngine
     from .errors import (
         CertificateError,
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     )
     from .gate import check
     from .graph import Graph, GraphBuilder, from_torch
+    from .information import fisher
     from .inspection import inspect
     from .jacobian import Jacobian, linearize
     from .models import load_model
@@ -46,26 +48,37 @@ if TYPE_CHECKING:
         analytical,
         ascent,
         ball,
+        concentration,
+        discriminant,
         effective,
         empirical,
         evaluate_pair,
         exact,
+        fisher_bound,
+        fisher_embedding,
+        input_fisher,
+        input_moments,
         local,
+        mean_field,
+        mean_field_theory,
         mean_jacobian_norm,
         mean_slopes,
         mid_range,
+        parameter_fisher,
         scalar_slopes,
         second_moment,
         slack,
     )
-    from .results import Bracket, Gate, Inspection, Result
+    from .results import Bracket, Comparison, DiscriminantReport, FisherReport, Gate, Inspection, Result
+    from .separation import separate
     from .spectral import SpectralNorm, spectral_norm
 
 _HOMES = {
     "analysis": ("Options", "analyze"),
     "brackets": ("BallOptions", "bracket"),
     "certificates": ("Certificate", "certify", "verify"),
-    "data": ("ImagePreprocessing", "Samples", "load_samples"),
+    "comparison": ("compare",),
+    "data": ("ImagePreprocessing", "Labels", "Samples", "load_labels", "load_samples"),
     "engines": ("SERIAL", "Engine", "RayEngine"),
     "errors": (
         "CertificateError",
@@ -77,6 +90,7 @@ _HOMES = {
     ),
     "gate": ("check",),
     "graph": ("Graph", "GraphBuilder", "from_torch"),
+    "information": ("fisher",),
     "inspection": ("inspect",),
     "jacobian": ("Jacobian", "linearize"),
     "models": ("load_model",),
@@ -85,19 +99,37 @@ _HOMES = {
         "analytical",
         "ascent",
         "ball",
+        "concentration",
+        "discriminant",
         "effective",
         "empirical",
         "evaluate_pair",
         "exact",
+        "fisher_bound",
+        "fisher_embedding",
+        "input_fisher",
+        "input_moments",
         "local",
+        "mean_field",
+        "mean_field_theory",
         "mean_jacobian_norm",
         "mean_slopes",
         "mid_range",
+        "parameter_fisher",
         "scalar_slopes",
         "second_moment",
         "slack",
     ),
-    "results": ("Bracket", "Gate", "Inspection", "Result"),
+    "results": (
+        "Bracket",
+        "Comparison",
+        "DiscriminantReport",
+        "FisherReport",
+        "Gate",
+        "Inspection",
+        "Result",
+    ),
+    "separation": ("separate",),
     "spectral": ("SpectralNorm", "spectral_norm"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
@@ -108,14 +140,18 @@ __all__ = [
     "Bracket",
     "Certificate",
     "CertificateError",
+    "Comparison",
     "DataError",
+    "DiscriminantReport",
     "Engine",
+    "FisherReport",
     "Gate",
     "Graph",
     "GraphBuilder",
     "ImagePreprocessing",
     "Inspection",
     "Jacobian",
+    "Labels",
     "LipscopeError",
     "MeanSlopes",
     "ModelError",
@@ -134,21 +170,34 @@ __all__ = [
     "bracket",
     "certify",
     "check",
+    "compare",
+    "concentration",
+    "discriminant",
     "effective",
     "empirical",
     "evaluate_pair",
     "exact",
+    "fisher",
+    "fisher_bound",
+    "fisher_embedding",
     "from_torch",
+    "input_fisher",
+    "input_moments",
     "inspect",
     "linearize",
+    "load_labels",
     "load_model",
     "load_samples",
     "local",
+    "mean_field",
+    "mean_field_theory",
     "mean_jacobian_norm",
     "mean_slopes",
     "mid_range",
+    "parameter_fisher",
     "scalar_slopes",
     "second_moment",
+    "separate",
     "slack",
     "spectral_norm",
     "train",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -26,11 +25,14 @@ from .quantities import (
     ascent,
     effective,
     empirical,
+    input_moments,
     local,
+    mean_field_theory,
     mean_jacobian_norm,
     mean_slopes,
     mid_range,
     second_moment,
+    sensitive,
     slack,
 )
 from .quantities.local import visited
@@ -38,19 +40,29 @@ from .results import (
     Analytical,
     Attained,
     Certified,
-    DataInfo,
     Effective,
     Empirical,
     LayerSlope,
     Local,
+    MeanField,
     MidRange,
     Result,
     SecondMoment,
+    SensitiveInput,
     Slack,
 )
 from .runs import REPORT, RESULT, RunFolder, identity_key
 from .spectral import working_dtype
-from .stages import ASCENT_STEPS, AnyEffort, Stages, certify_in, check_device, model_info, provenance
+from .stages import (
+    ASCENT_STEPS,
+    AnyEffort,
+    Stages,
+    certify_in,
+    check_device,
+    data_info,
+    model_info,
+    provenance,
+)
 
 if TYPE_CHECKING:
     from .quantities.effective import Reading
@@ -67,7 +79,9 @@ _LEVELS: tuple[tuple[Level, Reading], ...] = (
     ("unit", "secant"),
 )
 
-_STARTS = 4
+_STEEPEST = 4
+_MOMENTS = 64
+"""Samples behind the moments of the inputs."""
 
 Precision = Literal["float32", "float64", "bfloat16", "float16"]
 """What the estimates may be computed in."""
@@ -222,15 +236,14 @@ class _Job:
         pointwise = once("local", Local, self._local)
         distances = once("mid_range", MidRange, self._mid_range)
         lost = once("slack", Slack, lambda: (self._slack(upper, pointwise, averaged.slopes), None))
+        shown: list[SensitiveInput] = once(
+            "sensitive", list[SensitiveInput], lambda: self._sensitive(pointwise)
+        )
+        random = once("mean_field", MeanField, lambda: (self._mean_field(averaged.slopes), None))
         climbed = self._ascent(pointwise)
         result = Result(
             model=model_info(self.graph, label),
-            data=DataInfo(
-                name=self.samples.name,
-                fingerprint=self.samples.fingerprint(),
-                samples=len(self.samples),
-                preprocessing=self.samples.preprocessing,
-            ),
+            data=data_info(self.samples),
             analytical=upper,
             certified=certified,
             local=filed(pointwise),
@@ -242,14 +255,11 @@ class _Job:
             slopes=averaged.slopes,
             slope_pairs=averaged.pairs,
             slack=lost,
+            sensitive=[filed(one) for one in shown],
+            mean_field=random,
             provenance=provenance(started, clock, self.options.seed, self.options.device, self.options.dtype),
         )
-        if self.stages.folder is not None:
-            from .report import render_html
-
-            witnesses = self.stages.witnesses
-            page = render_html(result, witness_pictures(witnesses))
-            self.stages.folder.finish({REPORT: page, RESULT: result.to_json()}, witnesses)
+        self.stages.finish(RESULT, result)
         return result
 
     def _certified(self) -> Certified | None:
@@ -306,44 +316,38 @@ class _Job:
     def _mid_range(self) -> tuple[MidRange, None]:
         return mid_range(self.graph, self.samples, **self._numerics), None
 
+    def _mean_field(self, slopes: list[LayerSlope]) -> MeanField:
+        moments = input_moments(self.graph, self.samples.take(_MOMENTS, self.options.seed))
+        return mean_field_theory(self.graph, moments, slopes)
+
     def _slack(self, bounds: Analytical, pointwise: Local, slopes: list[LayerSlope]) -> Slack:
         place = pointwise.steepest
         chosen = visited(len(self.samples), self.options.local_samples, self.options.seed)
         x = self.samples.batch([chosen[place]])[0]
         return slack(self.graph, bounds, x, pointwise.samples[place], slopes, seed=self.options.seed)
 
+    def _steepest(self, pointwise: Local) -> list[int]:
+        """The samples of the largest Lip(x), the largest first."""
+        steep = sorted(range(len(pointwise.estimates)), key=lambda i: -pointwise.estimates[i])[:_STEEPEST]
+        chosen = visited(len(self.samples), self.options.local_samples, self.options.seed)
+        return [chosen[i] for i in steep]
+
+    def _sensitive(self, pointwise: Local) -> tuple[list[SensitiveInput], dict[str, Tensor]]:
+        numerics = {key: self._numerics[key] for key in ("dtype", "device", "seed")}
+        return sensitive(self.graph, self.samples, self._steepest(pointwise), **numerics)
+
     def _ascent(self, pointwise: Local) -> Attained | None:
         options = self.options
         if options.effort == "none":
             return None
         # The most sensitive samples are where a steeper place may be near.
-        steep = sorted(range(len(pointwise.estimates)), key=lambda i: -pointwise.estimates[i])[:_STARTS]
-        chosen = visited(len(self.samples), options.local_samples, options.seed)
-        starts = sorted(chosen[i] for i in steep)
+        starts = sorted(self._steepest(pointwise))
         return self.stages.once(
             "ascent",
             Attained,
             lambda: ascent(
-                self.graph, self.samples.batch(starts), restarts=_STARTS, steps=ASCENT_STEPS[options.effort],
+                self.graph, self.samples.batch(starts), restarts=_STEEPEST, steps=ASCENT_STEPS[options.effort],
                 seed=options.seed, progress=self.stages.progress, device=options.device,
                 dtype=working_dtype(getattr(torch, options.dtype)),
             ),
         )  # fmt: skip
-
-
-def witness_pictures(witnesses: Mapping[str, Tensor]) -> dict[str, bytes]:
-    """PNG pictures of the witness inputs that are images (1 or 3 channels), by key."""
-    from PIL import Image
-
-    pictures: dict[str, bytes] = {}
-    for key, x in witnesses.items():
-        if x.ndim != 3 or x.shape[0] not in (1, 3) or min(x.shape[1:]) < 4:
-            continue
-        # Shown from its smallest to its largest value, channel by channel: normalisations differ.
-        low, high = x.amin((1, 2), keepdim=True), x.amax((1, 2), keepdim=True)
-        shown = ((x - low) / (high - low).clamp_min(1e-12) * 255).round().to(torch.uint8)
-        pixels = shown.permute(1, 2, 0).squeeze(-1).numpy()
-        buffer = io.BytesIO()
-        Image.fromarray(pixels).save(buffer, "PNG")
-        pictures[key] = buffer.getvalue()
-    return pictures

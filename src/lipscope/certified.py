@@ -187,10 +187,13 @@ def convolution_norm_upper(
     dims = len(kernel)
     dense, exponent = _to_unit_size(weight.detach().to("cpu", torch.float64))
     dense = dense.reshape(groups, c_out // groups, c_in, *kernel)
-    counts = [n // s for n, s in zip(period, stride, strict=True)]
     # Taps first, matrices last, so that each symbol comes out contiguous.
     phased = torch.movedim(polyphase(dense, stride, dilation), (0, 1, 2), (-3, -2, -1)).contiguous()
-    choices = [(0.0, 0.5) if count <= _TWISTS_BELOW else (0.0,) for count in counts]
+    # Where windows do not overlap there is one tap, which a frequency only multiplies by a phase.
+    counts = [
+        n // s if taps > 1 else 1 for n, s, taps in zip(period, stride, phased.shape[:dims], strict=True)
+    ]
+    choices = [(0.0, 0.5) if 1 < count <= _TWISTS_BELOW else (0.0,) for count in counts]
     twists = list(itertools.product(*choices))
     twist = _best_twist(phased.to(torch.complex64), counts, twists) if len(twists) > 1 else twists[0]
     norm = 0.0

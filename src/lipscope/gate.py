@@ -35,7 +35,7 @@ from .results import (
     Result,
     Verdict,
 )
-from .runs import CHECK, read_run
+from .runs import CHECK, read_report
 from .stages import (
     ASCENT_STEPS,
     AnyEffort,
@@ -203,11 +203,10 @@ def _from_baseline(
 ) -> Iterator[_Limit]:
     """What an earlier run found, times 1 + tolerance."""
     place = f"baseline {baseline}" if isinstance(baseline, (str, Path)) else "baseline"
-    record = read_run(Path(baseline)) if isinstance(baseline, (str, Path)) else baseline
+    record = read_report(Path(baseline)) if isinstance(baseline, (str, Path)) else baseline
     if not isinstance(record, (Result, Bracket)):
-        raise LipscopeError(
-            f"{place} is a run of check, whose search ended at its limit; compare with one of analyze or certify"
-        )
+        # A search of check ends at its limit, so what it found is no measure of the network.
+        raise LipscopeError(f"{place} is no run of analyze or certify; compare with one of these")
     if isinstance(record, Bracket) and (record.norm != "2" or record.ball is not None):
         raise LipscopeError(
             f"{place} is a bracket in another norm or over a ball; compare with a Euclidean one over all inputs"

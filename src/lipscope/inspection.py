@@ -17,7 +17,7 @@ from .errors import DataError
 from .graph import Graph, from_torch
 from .progress import Progress, silent
 from .quantities import Pair, analytical, ascent, local, mean_slopes, slack
-from .results import Analytical, Attained, Certified, DataInfo, Inspection, LayerSlope, Local, Slack
+from .results import Analytical, Attained, Certified, Inspection, LayerSlope, Local, Slack
 from .runs import INSPECTION
 from .stages import (
     ASCENT_STEPS,
@@ -26,6 +26,7 @@ from .stages import (
     certify_in,
     check_device,
     completed,
+    data_info,
     model_info,
     provenance,
 )
@@ -143,12 +144,7 @@ class _Job:
         lost = stages.once("slack", Slack, lambda: (self._slack(bounds, attained, stages), None))
         return Inspection(
             model=model_info(self.graph, label),
-            data=self.samples and DataInfo(
-                name=self.samples.name,
-                fingerprint=self.samples.fingerprint(),
-                samples=len(self.samples),
-                preprocessing=self.samples.preprocessing,
-            ),
+            data=self.samples and data_info(self.samples),
             analytical=bounds,
             certified=certified,
             attained=stages.filed(attained),

@@ -1,8 +1,8 @@
 """The run folder: results, witnesses and the state an interrupted run resumes from.
 
-Layout: `result.json` (or what another command writes in its place), `report.html`, `witness.safetensors`,
-`certificate.safetensors`, `run.json` (what the run is of) and `state/` (checkpoints, removed once the result is
-written). Every file is written beside its place and moved there, so none is ever half-written.
+Layout: `result.json` (or `bracket.json`, `check.json`, `inspect.json`, `comparison.json`), `report.html`,
+`witness.safetensors`, `certificate.safetensors`, `run.json` (what the run is of) and `state/` (checkpoints, removed
+once the result is written). Every file is written beside its place and moved there, so none is ever half-written.
 """
 
 from __future__ import annotations
@@ -22,12 +22,23 @@ from torch import Tensor
 from .atomic import is_draft, write_atomically
 from .errors import DataError, LipscopeError, RunFolderError
 from .quantities.checkpoint import State
-from .results import Bracket, Gate, Report, Result
+from .results import Bracket, Comparison, Gate, Inspection, Report, Result
 
 RESULT, REPORT, WITNESS, IDENTITY = "result.json", "report.html", "witness.safetensors", "run.json"
+MEAN_FIELD, CONCENTRATION = "mean-field.json", "concentration.json"
 CERTIFICATE, BRACKET, INSPECTION = "certificate.safetensors", "bracket.json", "inspect.json"
-CHECK = "check.json"
+FISHER, DISCRIMINANT = "fisher.json", "discriminant.json"
+COMPARISON, CHECK = "comparison.json", "check.json"
 _STATE, _LOCK = "state", "lock"
+
+_REPORTS: dict[str, tuple[type[Report], str]] = {
+    RESULT: (Result, "effective"),
+    BRACKET: (Bracket, "bounds"),
+    CHECK: (Gate, "verdicts"),
+    INSPECTION: (Inspection, "attained"),
+    COMPARISON: (Comparison, "runs"),
+}
+"""What a run is stored in: the file of the folder, the record, and a field that no other record has."""
 
 R = TypeVar("R", bound=Report)
 
@@ -169,21 +180,36 @@ def _write_text(file: IO[bytes], text: str) -> None:
     file.write(text.encode())
 
 
-def read_run(folder: Path) -> Result | Bracket | Gate:
-    """What a finished run of `analyze`, `certify` or `check` found.
+def read_report(path: Path) -> Report:
+    """The report of a run folder, or of a file that holds one.
 
     Raises:
-        DataError: the folder holds no readable result of these.
+        DataError: there is none, or it cannot be read.
     """
-    kinds: dict[str, type[Result | Bracket | Gate]] = {BRACKET: Bracket, CHECK: Gate, RESULT: Result}
-    # A folder with neither is told by the last, the main one.
-    name = next((name for name in kinds if (folder / name).exists()), RESULT)
+    files = [path / name for name in _REPORTS if (path / name).is_file()]
+    if path.is_dir() and not files:
+        raise DataError(f"{path} is not the folder of a finished run: it holds none of {', '.join(_REPORTS)}")
+    file = files[0] if files else path
     try:
-        return kinds[name].from_json((folder / name).read_bytes())
+        content = file.read_bytes()
     except OSError as error:
-        raise DataError(f"cannot read {folder / name}: {error.strerror or error}") from error
+        raise DataError(
+            f"cannot read {file}: {error.strerror}; give a run folder or the JSON file of one"
+        ) from error
+    try:
+        return _kind_of(content).from_json(content)
     except LipscopeError as error:
-        raise DataError(f"{folder / name}: {error}") from error
+        raise DataError(f"{file}: {error}") from error
+
+
+def _kind_of(content: bytes) -> type[Report]:
+    """The kind of report that a file seems to hold; `Result`, whose reader says what is wrong, if of none."""
+    try:
+        fields = json.loads(content)
+    except (ValueError, RecursionError):
+        return Result
+    found = [kind for kind, field in _REPORTS.values() if isinstance(fields, dict) and field in fields]
+    return found[0] if found else Result
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:

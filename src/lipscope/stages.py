@@ -16,13 +16,24 @@ from torch import Tensor
 
 from ._version import __version__
 from .certificates import Effort, improve, norm_bounds
+from .data import Samples
 from .errors import ModelError
 from .graph import Graph
 from .progress import Progress
 from .quantities import Pair
 from .quantities.checkpoint import no_checkpoint
-from .results import Certified, Cost, ModelInfo, Provenance, Quantity, Report, SecondMoment
-from .runs import CERTIFICATE, WITNESS, RunFolder
+from .results import (
+    Certified,
+    Cost,
+    DataInfo,
+    ModelInfo,
+    Provenance,
+    Record,
+    Report,
+    SecondMoment,
+    SensitiveInput,
+)
+from .runs import CERTIFICATE, REPORT, WITNESS, RunFolder
 
 AnyEffort = Literal["none", "fast", "balanced", "tight"]
 """An effort for the certificate, or none."""
@@ -34,7 +45,7 @@ Kept = Pair | Mapping[str, Tensor] | None
 """What a stage leaves beside its record: the pair that attains it, or tensors by name."""
 
 T = TypeVar("T")
-Q = TypeVar("Q", bound=Quantity)
+Q = TypeVar("Q", bound=Record)
 R = TypeVar("R", bound=Report)
 
 
@@ -65,14 +76,26 @@ class Stages:
 
     def filed(self, quantity: Q) -> Q:
         """The quantity with its witness or tensors, if any, marked as stored in the run folder."""
+        return quantity if self.folder is None else quantity.model_copy(update=_filed(quantity))
+
+    def finish(self, file: str, report: Report) -> None:
+        """Write report, witnesses and, for kinds that have one, the page to the run folder; nothing without one."""
         if self.folder is None:
-            return quantity
-        if isinstance(quantity, SecondMoment):
-            return quantity.model_copy(update={"file": WITNESS})
-        witness = getattr(quantity, "witness", None)
-        if witness is None:
-            return quantity
-        return quantity.model_copy(update={"witness": witness.model_copy(update={"file": WITNESS})})
+            return
+        from .report import has_page, render_html
+
+        arrays = {key: tensor.numpy() for key, tensor in self.witnesses.items()}
+        page = {REPORT: render_html(report, arrays)} if has_page(report) else {}
+        # The record comes last: with it the run is done.
+        self.folder.finish(page | {file: report.to_json()}, self.witnesses)
+
+
+def _filed(record: Record) -> dict[str, Any]:
+    """The fields that say where the record's witness or tensors are stored."""
+    if isinstance(record, SecondMoment | SensitiveInput):
+        return {"file": WITNESS}
+    witness = getattr(record, "witness", None)
+    return {} if witness is None else {"witness": witness.model_copy(update={"file": WITNESS})}
 
 
 def certify_in(
@@ -88,7 +111,7 @@ def certify_in(
         name="certified",
         value=best.value,
         method="quadratic certificates of pieces of the network, each proved by Cholesky factorisations",
-        source="DESIGN 3.3; Fazlyab et al. 2019 (the semidefinite program of the dense structure)",
+        source="docs/design/quadratic-certificates.md; Fazlyab et al. 2019 (the program of the dense structure)",
         cost=Cost(seconds=time.perf_counter() - started),
         no_bound=norm_bounds(graph).no_bound(graph) if math.isinf(best.value) else None,
         effort=effort,
@@ -106,6 +129,16 @@ def model_info(graph: Graph, label: str) -> ModelInfo:
         output_shape=list(graph.output_shape),
         parameters=sum(p.numel() for p in graph.parameters()),
         layers=len(graph.nodes) - 1,
+    )
+
+
+def data_info(samples: Samples) -> DataInfo:
+    """On which data."""
+    return DataInfo(
+        name=samples.name,
+        fingerprint=samples.fingerprint(),
+        samples=len(samples),
+        preprocessing=samples.preprocessing,
     )
 
 
@@ -139,6 +172,8 @@ def completed(
 ) -> R:
     """What `run` reports, written to `file` of the run folder `output` if there is one, or read back from it.
 
+    The report's page is written beside it.
+
     `identity` hashes network and data, so it is asked for only where there is a folder.
 
     Raises:
@@ -151,7 +186,7 @@ def completed(
             return finished
         stages = Stages(folder, progress)
         result = run(stages)
-        folder.finish({file: result.to_json()}, stages.witnesses)
+        stages.finish(file, result)
     return result
 
 

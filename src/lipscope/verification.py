@@ -20,13 +20,15 @@ from .results import (
     Check,
     Empirical,
     Exact,
+    Gate,
     Local,
     Norm,
     OperatorProduct,
     Quantity,
+    Result,
     Witness,
 )
-from .runs import CERTIFICATE, WITNESS, read_run, read_tensors
+from .runs import CERTIFICATE, WITNESS, read_report, read_tensors
 
 
 def verify_run(folder: str | Path, graph: Graph, progress: Progress = silent) -> list[Check]:
@@ -40,7 +42,7 @@ def verify_run(folder: str | Path, graph: Graph, progress: Progress = silent) ->
         DataError: the folder holds no readable result, or one of another network.
     """
     folder = Path(folder)
-    record = read_run(folder)
+    record = _record(folder)
     if record.model.fingerprint != graph.fingerprint():
         raise DataError(f"{folder} is a run of another network: structure or weights differ")
     witnesses = read_tensors(folder / WITNESS)
@@ -54,7 +56,14 @@ def stated_shape(folder: str | Path) -> tuple[int, ...]:
     Raises:
         DataError: the folder holds no readable result.
     """
-    return tuple(read_run(Path(folder)).model.input_shape)
+    return tuple(_record(Path(folder)).model.input_shape)
+
+
+def _record(folder: Path) -> Result | Bracket | Gate:
+    record = read_report(folder)
+    if not isinstance(record, (Result, Bracket, Gate)):
+        raise DataError(f"{folder} holds no bounds to verify; give a run of analyze, certify or check")
+    return record
 
 
 def _checks(

@@ -42,6 +42,10 @@ class Windows:
         """The largest number of windows that read one input cell (the product over dimensions)."""
         return math.prod(max(self._cover(dim), default=0) for dim in range(len(self.size)))
 
+    def reads(self) -> int:
+        """How many taps of all windows together read a cell of the box, not padding."""
+        return math.prod(sum(self._cover(dim)) for dim in range(len(self.size)))
+
     def _cover(self, dim: int) -> list[int]:
         counts = [0] * self.size[dim]
         for out, tap in itertools.product(range(self.out_size[dim]), range(self.kernel[dim])):

@@ -79,7 +79,7 @@ def certify(
         CertificateError: not even the layers' norms can be proved.
         ValueError: the time is negative or infinite.
 
-    Source: DESIGN section 3.3; M. Fazlyab et al. (2019) for the semidefinite program that the dense
+    Source: docs/design/quadratic-certificates.md; M. Fazlyab et al. (2019) for the semidefinite program that the dense
     structure solves.
     """
     best: Certificate | None = None

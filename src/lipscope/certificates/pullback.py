@@ -6,7 +6,7 @@ M(ρ, T) ≽ 0 (`verify.py`) into X ≼ ρI for one form X of the input:
 * slopes in [α, β]: S = 2T − X_kk ≻ 0, K = X_k· + T(α+β)U, X ← X + KᴴS⁻¹K − 2UᴴTαβU;
 * windows: S = T − X_kk ≻ 0, K = X_k· + T hᵀE U, X ← X + KᴴS⁻¹K + (REU)ᴴT(REU) − (hᵀEU)ᴴT(hᵀEU).
 
-For ReLU chains this is X ← WᵀT(2T − X)⁻¹TW (DESIGN section 3.3). Nothing here is a proof: any
+For ReLU chains this is X ← WᵀT(2T − X)⁻¹TW. Nothing here is a proof: any
 precision, any subset of the blocks and any smoothing may be used, since `verify.py` has the last word.
 """
 

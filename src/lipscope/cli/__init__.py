@@ -4,7 +4,22 @@ Heavy imports happen inside the commands, so that `lipscope --help` answers at o
 file and name it below, in the order of `lipscope --help`.
 """
 
-from . import analyze, certify, inspect, check, constrain, report, verify, models, schema  # isort: skip
+from . import (  # isort: skip
+    analyze,
+    certify,
+    inspect,
+    compare,
+    check,
+    report,
+    verify,
+    constrain,
+    fisher,
+    mean_field,
+    concentration,
+    discriminant,
+    models,
+    schema,
+)
 from .app import app, main
 
 __all__ = [
@@ -12,9 +27,14 @@ __all__ = [
     "app",
     "certify",
     "check",
+    "compare",
+    "concentration",
     "constrain",
+    "discriminant",
+    "fisher",
     "inspect",
     "main",
+    "mean_field",
     "models",
     "report",
     "schema",

@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 import typer
 
 from ..errors import DataError
 from .app import app
 from .console import escaped, open_console, progress_bars, say
-from .options import Effort, Seconds, Seed, State, image_preprocessing, load
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from ..models import LoadedModel
+from .options import Effort, Seconds, Seed, State, load, one_input
 
 
 @app.command()
@@ -70,7 +65,7 @@ def certify(
         raise DataError("the model's --input-shape is needed, such as 3x224x224")
     over = None
     if ball is not None:
-        over = BallOptions(_center(ball[0], shape, loaded), ball[1], ball_norm, ball[0])
+        over = BallOptions(one_input("--ball", ball[0], shape, loaded), ball[1], ball_norm, ball[0])
     asked = {"certify": model, "state": str(state), "shape": shape, "ball": ball, "ball_norm": ball_norm,
              "norm": norm, "effort": effort, "seconds": seconds, "exact": exact, "seed": seed}  # fmt: skip
     folder = output or default_output(loaded.name, "bracket", asked)
@@ -81,17 +76,3 @@ def certify(
         )  # fmt: skip
     print_bracket(found, open_console(error=False))
     say(f"\nwrote {escaped(str(folder / 'bracket.json'))}")
-
-
-def _center(source: str, shape: tuple[int, ...], loaded: LoadedModel) -> Tensor:
-    """The centre of a ball as the network takes it."""
-    import torch
-
-    from ..data import load_samples
-
-    if source == "zeros":
-        return torch.zeros(shape)
-    samples = load_samples(source, shape, image_preprocessing(loaded, shape, None, None, None))
-    if len(samples) != 1:
-        raise DataError(f"--ball {source}: it holds {len(samples)} samples; the centre is one")
-    return samples.batch([0])[0]

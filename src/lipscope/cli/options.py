@@ -11,6 +11,8 @@ from ..errors import DataError
 from .console import escaped, say
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from ..data import ImagePreprocessing
     from ..models import LoadedModel
 
@@ -74,6 +76,24 @@ def image_preprocessing(
     if std:
         base = replace(base, std=parse_numbers("--std", std, len(base.std)))
     return base if resize is None else replace(base, resize=resize)
+
+
+def one_input(option: str, source: str, shape: tuple[int, ...], loaded: LoadedModel) -> Tensor:
+    """One input as the network takes it: an image, a file of one sample, or `zeros`.
+
+    Raises:
+        DataError: it cannot be read, or is not one.
+    """
+    import torch
+
+    from ..data import load_samples
+
+    if source == "zeros":
+        return torch.zeros(shape)
+    samples = load_samples(source, shape, image_preprocessing(loaded, shape, None, None, None))
+    if len(samples) != 1:
+        raise DataError(f"{option} {source}: it holds {len(samples)} samples; the centre is one")
+    return samples.batch([0])[0]
 
 
 def parse_shape(text: str) -> tuple[int, ...]:

@@ -1,45 +1,71 @@
-"""`lipscope report`: the table and the page of a finished run."""
+"""`lipscope report`: the table, the page and the figures of a finished run."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from ..errors import DataError, LipscopeError, RunFolderError
+from ..errors import RunFolderError
 from .app import app
 from .console import escaped, open_console, say
+
+if TYPE_CHECKING:
+    from ..report.pictures import Array
 
 
 @app.command()
 def report(
-    run: Annotated[Path, typer.Argument(help="A run folder, or its result.json.")],
+    run: Annotated[
+        Path,
+        typer.Argument(help="The folder of a run of analyze, certify, inspect or compare, or its JSON file."),
+    ],
     html: Annotated[
         Path | None, typer.Option(help="Write the HTML page here. Default: report.html in the run folder.")
     ] = None,
+    figures: Annotated[
+        Path | None,
+        typer.Option(
+            help="Also draw the charts into this folder, one file each (needs the extra `figures`)."
+        ),
+    ] = None,
+    format: Annotated[
+        Literal["svg", "pdf", "png"], typer.Option(help="What the files of --figures are.")
+    ] = "svg",
 ) -> None:
-    """Print the table of a finished run again and rebuild its HTML page from result.json."""
-    from ..analysis import witness_pictures
-    from ..report import print_result, write_html
-    from ..results import Result
-    from ..runs import REPORT, RESULT, WITNESS, read_tensors
+    """Print the table of a finished run again and rebuild its HTML page; draw its charts as files.
 
-    path = run / RESULT if run.is_dir() else run
+    [bold]Examples[/]
+
+      lipscope report runs/demo
+
+      lipscope report runs/demo --html page.html --figures figures --format pdf
+    """
+    from ..report import print_report, write_html
+    from ..runs import REPORT, read_report
+
+    found = read_report(run)
+    folder = run if run.is_dir() else run.parent
+    target = html or folder / REPORT
     try:
-        result = Result.from_json(path.read_bytes())
-    except OSError as error:
-        raise DataError(
-            f"cannot read {path}: {error.strerror}; give a run folder or a result.json"
-        ) from error
-    except LipscopeError as error:
-        raise DataError(f"{path}: {error}") from error
-    stored = path.parent / WITNESS
-    pictures = witness_pictures(read_tensors(stored)) if stored.exists() else {}
-    target = html or path.parent / REPORT
-    try:
-        write_html(result, target, pictures)
+        write_html(found, target, _tensors(folder))
     except OSError as error:
         raise RunFolderError(f"cannot write {target}: {error.strerror or error}") from error
-    print_result(result, open_console(error=False))
+    print_report(found, open_console(error=False))
     say(f"\nwrote {escaped(str(target))}")
+    if figures is not None:
+        from ..figures import figures_of, save
+
+        for name, figure in figures_of(found).items():
+            path = figures / f"{name}.{format}"
+            save(figure, path)
+            say(f"wrote {escaped(str(path))}")
+
+
+def _tensors(folder: Path) -> dict[str, Array]:
+    """The stored inputs of a run; none if there is no such file."""
+    from ..runs import WITNESS, read_tensors
+
+    stored = folder / WITNESS
+    return {key: x.numpy() for key, x in read_tensors(stored).items()} if stored.exists() else {}

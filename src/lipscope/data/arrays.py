@@ -62,20 +62,28 @@ def _open(path: Path) -> tuple[Rows, int]:
     suffix, name = path.suffix.lower(), printable(path)
     if suffix == ".safetensors":
         return _open_safetensors(path)
-    held = _read_numpy(path) if suffix in (".npy", ".npz") else read_tensors(path, DataError)
+    if suffix in (".npy", ".npz"):
+        held = read_numpy(path, lambda keys: _sample_key(keys, name))
+    else:
+        held = read_tensors(path, DataError)
     if not isinstance(held, (Tensor, np.ndarray)):
         raise DataError(f"{name} holds a {type(held).__name__}, not a tensor; save one tensor of samples")
     rows = _HeldRows(_checked(_numpy(held, name), name))
     return rows, len(rows.array)
 
 
-def _read_numpy(path: Path) -> object:
+def read_numpy(path: Path, key: Callable[[list[str]], str]) -> object:
+    """The array of a .npy file (memory mapped), or the one of a .npz file that `key` picks by its name.
+
+    Raises:
+        DataError: the file is corrupt, or holds Python objects.
+    """
     try:
         # Mapped, so that a large file is read batch by batch; an .npz is never mapped by NumPy.
         held = np.load(path, mmap_mode="r", allow_pickle=False)
         if isinstance(held, np.lib.npyio.NpzFile):
             with held:
-                return held[_sample_key(list(held), printable(path))]
+                return held[key(list(held))]
         return held
     except DataError:
         raise

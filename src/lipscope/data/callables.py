@@ -15,7 +15,7 @@ from typing import Any, Literal
 from ..errors import LipscopeError
 from .files import printable, reason
 
-What = Literal["model", "data"]
+What = Literal["model", "data", "labels"]
 
 
 def named_object(place: str, attribute: str, what: What, error: type[LipscopeError]) -> Any:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -48,6 +48,22 @@ def saved_dataset(
     Raises:
         DataError: the library is missing, the folder is damaged or holds several splits, or as `from_table`.
     """
+    held = _opened(folder)
+    return from_table(held, printable(folder.absolute().name), shape, preprocess, workers)
+
+
+def saved_column(folder: Path, key: Callable[[list[str]], str]) -> Array:
+    """The values of the column that `key` picks by its name, in a folder written by `save_to_disk`.
+
+    Raises:
+        DataError: as `saved_dataset`.
+    """
+    held = _opened(folder)
+    cells = held.with_format("arrow").select_columns([key(held.column_names)])[:]
+    return np.asarray(cells.column(0).to_pylist())
+
+
+def _opened(folder: Path) -> datasets.Dataset:
     try:
         import datasets
     except ImportError as error:
@@ -59,12 +75,11 @@ def saved_dataset(
         folder = _only_split(folder)
     try:
         # Absolute, since pickled tables name their files as they were opened.
-        held = datasets.load_from_disk(str(folder.absolute()))
+        return datasets.load_from_disk(str(folder.absolute()))
     except Exception as error:  # the library and Arrow raise many types on damaged folders
         raise DataError(
             f"the data set {printable(folder)} cannot be read: {reason(error)}; save it again"
         ) from error
-    return from_table(held, printable(folder.absolute().name), shape, preprocess, workers)
 
 
 def _only_split(folder: Path) -> Path:

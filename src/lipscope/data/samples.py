@@ -160,6 +160,10 @@ class Samples:
         chosen: Sequence[int] = range(count)
         if seed is not None:
             chosen = array("q", sorted(random.Random(seed).sample(range(len(self)), count)))
+        return self.select(chosen)
+
+    def select(self, chosen: Sequence[int]) -> Samples:
+        """The samples at the indices, in that order."""
         return Samples(
             names=ChosenNames(self.names, chosen),
             shape=self.shape,

@@ -87,14 +87,22 @@ class Graph:
         """Per-sample shapes of a node's inputs."""
         return [self.nodes[i].shape for i in self.nodes[index].inputs]
 
-    def evaluate(self, x: Tensor, visit: Callable[[int, Tensor], Tensor] | None = None) -> Tensor:
+    def evaluate(
+        self,
+        x: Tensor,
+        visit: Callable[[int, Tensor], Tensor] | None = None,
+        watch: Callable[[int, Tensor], None] | None = None,
+    ) -> Tensor:
         """Φ(x) for a batch (B, *in).
 
         Args:
             visit: called as visit(index, input) in place of a nonlinear layer's forward.
+            watch: called as watch(index, value) with the value (B, *s) at every node, the input's first.
         """
         last_use = self.last_uses()
         values: dict[int, Tensor] = {INPUT: x}
+        if watch is not None:
+            watch(INPUT, x)
         for index, node in enumerate(self.nodes):
             if node.layer is None:
                 continue
@@ -103,6 +111,8 @@ class Graph:
                 values[index] = visit(index, inputs[0])
             else:
                 values[index] = node.layer.forward(*inputs)
+            if watch is not None:
+                watch(index, values[index])
             for i in set(node.inputs):
                 if last_use[i] == index:
                     del values[i]

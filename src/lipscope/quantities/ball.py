@@ -60,7 +60,7 @@ def ball(
         ValueError: a wrong centre, radius or norm.
         CertificateError: a layer's norm cannot be proved.
 
-    Source: DESIGN sections 1 and 3; the sources of the proofs are named beside them.
+    Source: of the slopes, H. Zhang et al. (2018); of the proofs, named beside them in `local_proofs.py`.
     """
     started = time.perf_counter()
     if norm not in ("1", "2", "inf"):

@@ -70,7 +70,7 @@ def local(
         ModelError: the network overflows in `dtype`.
         ValueError: `limit` or `batch_size` is not positive.
 
-    Source: Zou, Balan, Singh (2020), local Lipschitz constant; DESIGN section 1.
+    Source: Zou, Balan, Singh (2020), local Lipschitz constant.
     """
     started = time.perf_counter()
     if batch_size < 1:

@@ -120,7 +120,7 @@ def mid_range(
     Returns:
         The curves that have pairs, from `steepest` to `pairs`.
 
-    Source: mid-range interactions, DESIGN section 1.
+    Source: docs/result.md, stretch against distance.
     """
     started = time.perf_counter()
     generator = np.random.default_rng(seed)

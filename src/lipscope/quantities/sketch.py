@@ -119,7 +119,7 @@ def mean_jacobian_norm(
         value=value,
         method=f"spectral norm of the mean Jacobian {_MEANING[reading]}, by {_times(work.full)} over "
         f"{len(stream)} of them",
-        source="DESIGN section 2, level full; Halko, Martinsson, Tropp 2011",
+        source="docs/design/effective-full.md; Halko, Martinsson, Tropp 2011",
         cost=Cost(seconds=time.perf_counter() - started, forward_passes=float(work.forward_passes)),
         level="full",
         reading=reading,
@@ -182,7 +182,7 @@ def second_moment(
         value=stretches[0],
         method=f"leading eigenvalues of the mean of JᵀJ {_MEANING[reading]}, by {_times(work.full)} over "
         f"{len(stream)} of them",
-        source="DESIGN section 2, second moment; Constantine 2015: active subspaces",
+        source="docs/design/effective-full.md; Constantine 2015: active subspaces",
         cost=Cost(seconds=time.perf_counter() - started, forward_passes=float(work.forward_passes)),
         reading=reading,
         leading=stretches,

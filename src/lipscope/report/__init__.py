@@ -1,17 +1,36 @@
-"""What people read: the terminal table and the HTML page. Both see a `Result` and nothing else."""
+"""What people read: tables in the terminal, the HTML page, tables for notebooks. All see a `Report` and its tensors."""
 
 from __future__ import annotations
 
+from .concentration import print_concentration
 from .constrained import print_constrained
-from .html import render_html, write_html
-from .terminal import print_bracket, print_checks, print_gate, print_inspection, print_result
+from .discriminant import print_discriminant
+from .fisher import print_fisher
+from .html import has_page, render_html, write_html
+from .mean_field import print_mean_field
+from .terminal import (
+    print_bracket,
+    print_checks,
+    print_comparison,
+    print_gate,
+    print_inspection,
+    print_report,
+    print_result,
+)
 
 __all__ = [
+    "has_page",
     "print_bracket",
     "print_checks",
+    "print_comparison",
+    "print_concentration",
     "print_constrained",
+    "print_discriminant",
+    "print_fisher",
     "print_gate",
     "print_inspection",
+    "print_mean_field",
+    "print_report",
     "print_result",
     "render_html",
     "write_html",

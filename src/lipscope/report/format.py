@@ -7,6 +7,7 @@ nearest.
 from __future__ import annotations
 
 import math
+import re
 import unicodedata
 from decimal import ROUND_CEILING, ROUND_FLOOR, ROUND_HALF_EVEN, Context, Decimal
 
@@ -28,6 +29,8 @@ QUANTILES = {
 _DIGITS = 4
 _EXACT = 2500  # decimal digits that hold the square of any float
 _ROUNDING = {"upper": ROUND_CEILING, "lower": ROUND_FLOOR, "estimate": ROUND_HALF_EVEN}
+_POWER = re.compile(r"(?<=\d)e([+-]\d+)\b")
+_SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 # Marks and overrides that reorder the text around them.
 _BIDIRECTIONAL = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 
@@ -62,6 +65,16 @@ def _text(exact: Decimal, kind: Kind, digits: int) -> str:
     mantissa = "".join(map(str, figures)).rstrip("0")
     point = f".{mantissa[1:]}" if len(mantissa) > 1 else ""
     return f"{'-' if sign else ''}{mantissa[0]}{point}e{exponent:+03d}"
+
+
+def figure(value: float | None, kind: Kind = "estimate", digits: int = _DIGITS) -> str:
+    """`number` for a page: a power of ten is written as one."""
+    return typeset(number(value, kind, digits))
+
+
+def typeset(text: str) -> str:
+    """Figures of `number` or `square` with their powers of ten written as such: 1.16e+05 is 1.16×10⁵."""
+    return _POWER.sub(lambda found: f"×10{str(int(found[1])).translate(_SUPERSCRIPT)}", text)
 
 
 def bracket(lower: float, upper: float, where: str = GLOBALLY) -> tuple[str, str, str]:

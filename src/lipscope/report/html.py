@@ -1,4 +1,4 @@
-"""The result as one self-contained HTML page that loads nothing from anywhere."""
+"""A report as one self-contained HTML page that loads nothing from anywhere."""
 
 from __future__ import annotations
 
@@ -7,9 +7,7 @@ import hashlib
 import json
 import math
 import os
-import struct
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from functools import cache
 from importlib.resources import files
@@ -17,86 +15,65 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..atomic import write_atomically
-from ..results import Result
+from ..errors import LipscopeError
+from ..results import Analytical, Ball, Bracket, Certified, Comparison, Inspection, Report, Result, Slack
 from . import format as fmt
-from .charts import charts
+from .charts import Chart, charts
 from .charts.stretch import FAMILIES
-from .rows import KINDS, READINGS, SIGNS, rows
-from .slack import by_type, conclusion, piece_growth, slack_rows, won_back
+from .comparing import lines, notices, verdict
+from .pictures import Array
+from .rows import KINDS, READINGS, rows
+from .slack import by_type, conclusion, percent, piece_growth, slack_rows, won_back
+from .witnesses import groups
 
 if TYPE_CHECKING:
-    from jinja2 import Template
+    from jinja2 import Environment, Template
 
-_CAPTIONS = {
-    "ascent.x1": "Steepest place found",
-    "ascent.x2": "Steepest place, displaced",
-    "empirical.x1": "Worst pair, first sample",
-    "empirical.x2": "Worst pair, second sample",
-    "local.x1": "Most sensitive input",
-    "local.x2": "Most sensitive input, displaced along its direction",
-}
-_PNG = b"\x89PNG\r\n\x1a\n"
-_PIXELATED_BELOW = 160
+_PAGES = {Result: "result", Bracket: "bracket", Inspection: "inspection", Comparison: "comparison"}
+_NAME_LENGTH = 120
 
 
-@dataclass(frozen=True)
-class Picture:
-    """A picture as a data URI."""
-
-    key: str
-    caption: str
-    note: str
-    uri: str
-    width: int
-    height: int
-
-    @property
-    def pixelated(self) -> bool:
-        """Whether it is small enough to be shown with hard pixels."""
-        return max(self.width, self.height) < _PIXELATED_BELOW
+def has_page(report: Report) -> bool:
+    """Whether there is a page for reports of this kind."""
+    return type(report) in _PAGES
 
 
-def render_html(result: Result, pictures: dict[str, bytes] | None = None) -> str:
-    """The page for `result`, with PNG `pictures` of witnesses under keys such as "empirical.x1".
+def render_html(report: Report, tensors: Mapping[str, Array] | None = None) -> str:
+    """The page for a report, with pictures of its stored inputs, `tensors` under keys such as "local.x1".
 
     Raises:
-        ValueError: a picture is not a PNG file.
+        LipscopeError: there is no page for reports of this kind.
     """
-    drawn = charts(result)
-    script, plotly = _asset("report.js"), _plotly()
-    return _template().render(
-        r=result,
-        rows=rows(result, name_length=120),
+    if not has_page(report):
+        raise LipscopeError(f"there is no page for a {type(report).__name__}")
+    drawn = charts(report)
+    plain_scripts = ["charts.js", "tables.js"] if drawn else ["tables.js"]
+    scripts = ([_plotly()] if drawn else []) + [_asset(name) for name in plain_scripts]
+    context = _context(report, drawn, tensors or {})
+    return template(f"{_PAGES[type(report)]}.html.j2").render(
+        r=report,
         charts=drawn,
         charts_json=embed_json([{"id": chart.id, **chart.figure} for chart in drawn.values()]),
-        pictures=_pictures(result, pictures or {}),
-        fmt=fmt,
-        signs=SIGNS,
-        kinds=KINDS,
-        readings=READINGS,
-        families=FAMILIES,
-        quantiles=[(fmt.QUANTILES.get(key, key), value) for key, value in result.local.quantiles.items()],
-        lost=result.slack and slack_rows(result.slack.layers),
-        lost_most=result.slack and conclusion(result.slack, result.analytical.no_bound),
-        lost_by_type=result.slack and by_type(result.slack),
-        piece_growth=piece_growth,
-        won_back=won_back,
-        bounded=result.upper < math.inf,
-        gap=result.upper / result.lower if result.lower > 0 and math.isfinite(result.upper) else None,
         style=_safe(_asset("report.css")),
-        script=_safe(script),
-        plotly=_safe(plotly),
-        policy=f"default-src 'none'; script-src {_source(plotly)} {_source(script)}; "
+        scripts=[_safe(script) for script in scripts],
+        policy=f"default-src 'none'; script-src {' '.join(map(_source, scripts))}; "
         "style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'",
+        sections=_sections(context, drawn),
+        **context,
     )
 
 
 def write_html(
-    result: Result, path: str | os.PathLike[str], pictures: dict[str, bytes] | None = None
+    report: Report, path: str | os.PathLike[str], tensors: Mapping[str, Array] | None = None
 ) -> None:
     """Write the page to `path`, whole or not at all."""
-    page = render_html(result, pictures).encode("utf-8")
+    page = render_html(report, tensors).encode("utf-8")
     write_atomically(Path(path).resolve(), lambda file: file.write(page))
+
+
+def template(name: str) -> Template:
+    """A template of this package, in which everything from outside is escaped and made printable."""
+    return _environment().get_template(name)
 
 
 def embed_json(value: object) -> Any:
@@ -107,58 +84,123 @@ def embed_json(value: object) -> Any:
     return _safe(text)
 
 
-def _pictures(result: Result, given: Mapping[str, bytes]) -> list[Picture]:
-    order = [key for key in _CAPTIONS if key in given] + sorted(
-        (key for key in given if key not in _CAPTIONS), key=_natural
-    )
-    return [_picture(result, key, given[key]) for key in order]
+def _context(report: Report, drawn: Mapping[str, Chart], tensors: Mapping[str, Array]) -> dict[str, Any]:
+    """What the template of this kind of report shows."""
+    if isinstance(report, Comparison):
+        return _comparison_context(report)
+    assert isinstance(report, Result | Bracket | Inspection)
+    shared: dict[str, Any] = {
+        "title": report.model.name,
+        "version": report.provenance.lipscope,
+        "gap": _gap(report.lower, report.upper),
+        "groups": groups(report, tensors),
+        "where": fmt.GLOBALLY,
+        "norm": "2",
+        "ball": None,
+        "told": False,
+        "effective": False,
+        "estimates": not isinstance(report, Bracket),
+        "data": None,
+        "open_units": [],
+        "random": {},
+        "rows": [],
+    }
+    if isinstance(report, Bracket):
+        analytical = next((bound for bound in report.bounds if isinstance(bound, Analytical)), None)
+        certified = next((bound for bound in report.bounds if isinstance(bound, Certified)), None)
+        ball = next((bound for bound in report.bounds if isinstance(bound, Ball)), None)
+        return shared | _layers(analytical, certified, None) | {
+            "rows": rows(report, _NAME_LENGTH),
+            "norm": report.norm,
+            "ball": report.ball,
+            "where": fmt.GLOBALLY if report.ball is None else fmt.OVER_BALL,
+            "open_units": [] if ball is None else ball.open_units,
+        }  # fmt: skip
+    shared |= _layers(report.analytical, report.certified, report.slack) | {"data": report.data}
+    if isinstance(report, Inspection):
+        return shared | {"told": True}
+    return shared | {
+        "rows": rows(report, _NAME_LENGTH),
+        "effective": True,
+        "random": _random_slopes(report),
+        "families": FAMILIES,
+        "quantiles": [(fmt.QUANTILES.get(key, key), value) for key, value in report.local.quantiles.items()],
+    }
 
 
-def _natural(key: str) -> list[tuple[int, str]]:
-    """Orders `second_moment.active.10` after `second_moment.active.9`."""
-    return [(int(part) if part.isdecimal() else -1, part) for part in key.split(".")]
+def _layers(
+    analytical: Analytical | None, certified: Certified | None, slack: Slack | None
+) -> dict[str, Any]:
+    """What the sections on the layers and on the certificate show."""
+    return {
+        "bounds": [] if analytical is None else analytical.layers,
+        "certified": certified,
+        "slack": slack,
+        "lost": slack and slack_rows(slack.layers),
+        "active": slack is not None and any(layer.active is not None for layer in slack.layers),
+        "lost_most": slack
+        and conclusion(slack, None if analytical is None else analytical.no_bound, fmt.figure),
+        "lost_by_type": slack and by_type(slack),
+    }
 
 
-def _direction(result: Result, key: str) -> tuple[str, str] | None:
-    """Caption and note of the picture of a leading direction; None if it is another picture."""
-    name, _, rest = key.partition(".")
-    reading, _, number = rest.partition(".")
-    moment = next((moment for moment in result.second_moment if moment.reading == reading), None)
-    if name != "second_moment" or moment is None or not number.isdecimal():
+def _random_slopes(result: Result) -> dict[int, float]:
+    """The mean slopes that mean-field theory predicts, by the number of the layer in the graph."""
+    layers = [] if result.mean_field is None else result.mean_field.layers
+    return {layer.node: layer.predicted.slope for layer in layers if layer.predicted is not None}
+
+
+def _comparison_context(comparison: Comparison) -> dict[str, Any]:
+    reports = [run.report for run in comparison.runs]
+    tables: Sequence[Sequence[object]] = []
+    if comparison.same_layers:
+        tables = [report.analytical.layers for report in reports if isinstance(report, Result)]
+    labels = [run.label for run in comparison.runs]
+    return {
+        "title": " and ".join(labels) if len(labels) <= 2 else f"{labels[0]} and {len(labels) - 1} more",
+        "version": reports[0].provenance.lipscope,
+        "lines": lines(comparison),
+        "layers": list(zip(*tables, strict=True)),
+        "verdict": verdict(comparison, fmt.figure),
+        "notices": notices(comparison),
+        "of_brackets": isinstance(reports[0], Bracket),
+        "norm": comparison.norm,
+        "ball": comparison.ball,
+    }
+
+
+def _sections(context: Mapping[str, Any], drawn: Mapping[str, Chart]) -> list[tuple[str, str]]:
+    """Anchors and words of the sections that the page has."""
+    # An inspection is about the layers: what was looked at comes after them.
+    pictures = ("pictures", "Pictures", context.get("groups"))
+    first, last = ([], [pictures]) if context.get("told") else ([pictures], [])
+    found = [
+        ("quantities", "Quantities", context.get("rows") or context.get("lines")),
+        ("local", "Lip(x)", "quantiles" in context),
+        ("stretch", "Distance", "stretch" in drawn),
+        *first,
+        ("units", "Open units", context.get("open_units")),
+        ("layers", "Layers", context.get("bounds") or context.get("layers") or context.get("lost")),
+        ("certificate", "Certificate", context.get("certified")),
+        *last,
+        ("slopes", "Mean slopes", "slopes" in drawn),
+        ("mean-field", "Random weights", context.get("random")),
+        ("kinds", "Kinds", True),
+        ("provenance", "Provenance", True),
+    ]
+    return [(anchor, words) for anchor, words, there in found if there]
+
+
+def _gap(lower: float, upper: float) -> str | None:
+    """By which factor the ends of a bracket are apart; None if that is no number."""
+    if lower <= 0 or not math.isfinite(upper):
         return None
-    place = moment.directions.index(key) if key in moment.directions else -1
-    stretch = f"stretch {fmt.number(moment.leading[place])}, " if 0 <= place < len(moment.leading) else ""
-    rank = "" if place <= 0 else f", {_ordinal(place + 1)}"
-    where = "at the samples" if reading == "active" else "over pairs"
-    return f"Direction of largest mean-square stretch{rank}", f"{stretch}{where}"
-
-
-def _ordinal(number: int) -> str:
-    ending = "th" if number % 100 in (11, 12, 13) else {1: "st", 2: "nd", 3: "rd"}.get(number % 10, "th")
-    return f"{number}{ending}"
-
-
-def _picture(result: Result, key: str, content: bytes) -> Picture:
-    if not content.startswith(_PNG) or len(content) < 24:
-        raise ValueError(f"picture {key!r} is not a PNG file")
-    width, height = struct.unpack(">II", content[16:24])
-    quantity, _, end = key.partition(".")
-    names: list[str] = []
-    if quantity == "empirical" and result.empirical is not None:
-        names = result.empirical.witness.samples
-    elif quantity == "local":
-        names = result.local.witness.samples
-    place = 1 if end == "x2" and len(names) > 1 else 0
-    caption, note = _CAPTIONS.get(key, key), names[place] if names and key in _CAPTIONS else ""
-    if (direction := _direction(result, key)) is not None:
-        caption, note = direction
-    return Picture(
-        key=key,
-        caption=caption,
-        note=note,
-        uri=f"data:image/png;base64,{base64.b64encode(content).decode('ascii')}",
-        width=width,
-        height=height,
+    gap = upper / lower
+    rounded = float(f"{gap:.2g}")
+    if gap < 1.0005:
+        return "are the same to the digits shown"
+    return (
+        f"are a factor of {fmt.integer(int(rounded)) if 10 <= gap < 1e6 else fmt.figure(gap, digits=3)} apart"
     )
 
 
@@ -169,6 +211,13 @@ def _date(started: str) -> str:
     except ValueError:
         return started
     return f"{moment.day} {moment:%B %Y, %H:%M}" + (" UTC" if started.endswith(("Z", "+00:00")) else "")
+
+
+def _sortable(value: float | None) -> str:
+    """A number as scripts of the page read it; empty where there is none."""
+    if value is None or math.isnan(value):
+        return ""
+    return repr(float(value)) if math.isfinite(value) else "Infinity" if value > 0 else "-Infinity"
 
 
 def _safe(text: str) -> Any:
@@ -192,19 +241,39 @@ def _plotly() -> str:
 
 @cache
 def _asset(name: str) -> str:
-    return files(__package__).joinpath(name).read_text(encoding="utf-8").replace("\r\n", "\n")
+    return _text("assets", name)
+
+
+def _text(folder: str, name: str) -> str:
+    path = files(__package__).joinpath(folder, name)
+    return path.read_text(encoding="utf-8").replace("\r\n", "\n")
 
 
 @cache
-def _template() -> Template:
-    from jinja2 import Environment, StrictUndefined
+def _environment() -> Environment:
+    from jinja2 import Environment, FunctionLoader, StrictUndefined
     from markupsafe import Markup
 
     def printable(value: object) -> object:
         return fmt.plain(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
     environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, finalize=printable
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        finalize=printable,
+        loader=FunctionLoader(lambda name: _text("templates", name)),
     )
-    environment.filters["date"] = _date
-    return environment.from_string(_asset("template.html.j2"))
+    environment.filters |= {"date": _date, "sortable": _sortable, "typeset": fmt.typeset}
+    environment.tests["finite"] = math.isfinite
+    environment.globals |= {
+        "fmt": fmt,
+        "number": fmt.figure,
+        "kinds": KINDS,
+        "readings": READINGS,
+        "percent": percent,
+        "piece_growth": piece_growth,
+        "won_back": won_back,
+    }
+    return environment

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, field
 
 from ..results import (
+    Analytical,
     Attained,
+    Ball,
+    Bracket,
     Certified,
     Effective,
+    Empirical,
+    Exact,
     Kind,
+    Local,
+    OperatorProduct,
     Quantity,
     Result,
     SecondMoment,
@@ -35,7 +41,6 @@ READINGS: dict[str, str] = {
     "paper": "mean slopes, pooling as 1/τ",
 }
 
-
 _LEADING = 4
 
 _AVERAGED: dict[str, str] = {
@@ -50,14 +55,12 @@ _WHOLE: dict[str, str] = {
     "paper": "mean of the Jacobians at the samples",
 }
 
-Key = Literal["analytical", "certified", "ascent", "local", "empirical", "effective", "second moment"]
-
 
 @dataclass(frozen=True)
 class Row:
     """One quantity, as text; names from outside are already made printable, not escaped."""
 
-    key: Key
+    key: str
     symbol: tuple[str, str]
     variant: str
     kind: Kind
@@ -73,6 +76,7 @@ class Row:
     basis: str
     witness: tuple[str, ...]
     product: str | None
+    quantity: Quantity = field(compare=False)
 
     @property
     def name(self) -> str:
@@ -101,41 +105,84 @@ class Row:
         return f"{self.name}, {self.variant}" if self.variant else self.name
 
 
-def rows(result: Result, name_length: int = 48) -> list[Row]:
-    """The table from the certified upper bound down, names of samples cut to `name_length`."""
-    analytical, local, empirical = result.analytical, result.local, result.empirical
-    layers = len(analytical.layers)
-    found = [
-        _row(
-            analytical,
-            "analytical",
-            ("L", "c"),
-            meaning=_upper_meaning(analytical, "no two inputs are stretched more"),
-            basis=f"certified norms of {layers} layer{'s' * (layers != 1)}",
-        ),
-        *([] if result.certified is None else [_certified_row(result.certified)]),
-        *([] if result.ascent is None else [_ascent_row(result.ascent, name_length)]),
-        _row(
-            local,
-            "local",
-            ("max Lip(x)", ""),
-            meaning=_local_meaning(result),
-            witness=_named(local.witness, name_length),
-        ),
-    ]
-    if empirical is not None:
-        pairs = f"{fmt.integer(empirical.pairs)} sample pair{'s' * (empirical.pairs != 1)}"
-        found.append(
-            _row(
-                empirical,
-                "empirical",
-                ("L", "emp"),
-                meaning=f"largest of {pairs}",
-                witness=_named(empirical.witness, name_length),
+def rows(report: Result | Bracket, name_length: int = 48) -> list[Row]:
+    """The table from the proved bounds down, names of samples cut to `name_length`."""
+    if isinstance(report, Result):
+        starts = "the most sensitive samples"
+        return [row for quantity in report.quantities for row in _rows_of(quantity, starts, name_length)]
+    found = [row for bound in report.bounds for row in _rows_of(bound, "random points", name_length)]
+    return sorted(found, key=lambda row: (row.kind != "upper", -row.value))
+
+
+def _rows_of(quantity: Quantity, starts: str, name_length: int) -> list[Row]:
+    """The row of a quantity; two of them, one an end, if it is a bracket itself. `starts`: where ascents began."""
+    match quantity:
+        case Analytical():
+            return [_analytical_row(quantity)]
+        case Certified():
+            return [_certified_row(quantity)]
+        case OperatorProduct():
+            meaning = _upper_meaning(
+                quantity, "no two inputs are stretched more; product of the layers' norms"
             )
-        )
-    found += [_effective_row(effective) for effective in result.effective]
-    return found + [_second_moment_row(moment) for moment in result.second_moment]
+            return [_row(quantity, "product", ("L", "c"), meaning=meaning)]
+        case Ball():
+            return [_ball_row(quantity)]
+        case Exact():
+            return _exact_rows(quantity)
+        case Attained():
+            return [_ascent_row(quantity, starts, name_length)]
+        case Local():
+            witness = _named(quantity.witness, name_length)
+            return [_row(quantity, "local", ("max Lip(x)", ""), _local_meaning(quantity), witness=witness)]
+        case Empirical():
+            return [_empirical_row(quantity, name_length)]
+        case Effective():
+            return [_effective_row(quantity)]
+        case SecondMoment():
+            return [_second_moment_row(quantity)]
+    return [_row(quantity, quantity.name, (quantity.name, ""), meaning=quantity.method)]
+
+
+def _analytical_row(analytical: Analytical) -> Row:
+    layers = len(analytical.layers)
+    return _row(
+        analytical,
+        "analytical",
+        ("L", "c"),
+        meaning=_upper_meaning(analytical, "no two inputs are stretched more"),
+        basis=f"certified norms of {layers} layer{'s' * (layers != 1)}",
+    )
+
+
+def _empirical_row(empirical: Empirical, name_length: int) -> Row:
+    pairs = f"{fmt.integer(empirical.pairs)} sample pair{'s' * (empirical.pairs != 1)}"
+    return _row(
+        empirical,
+        "empirical",
+        ("L", "emp"),
+        meaning=f"largest of {pairs}",
+        witness=_named(empirical.witness, name_length),
+    )
+
+
+def _ball_row(ball: Ball) -> Row:
+    meaning = "no two inputs of the ball are stretched more"
+    if ball.value == math.inf:
+        meaning = fmt.no_upper(fmt.OVER_BALL) + fmt.reason(ball.no_bound)
+    return _row(ball, "ball", ("L", "ball"), meaning=meaning, basis=ball.method)
+
+
+def _exact_rows(exact: Exact) -> list[Row]:
+    known = f"the constant itself, to {fmt.number(exact.tolerance, digits=1)}" if exact.closed else ""
+    basis = f"{fmt.integer(exact.nodes)} sets of regions of {fmt.integer(exact.units)} units"
+    upper = known or "no activation region has a steeper Jacobian; the search was stopped early"
+    lower = known or "the steepest region that the search found"
+    attained = exact.model_copy(update={"kind": "lower", "value": exact.lower})
+    return [
+        _row(exact, "exact", ("L", "exact"), meaning=upper, basis=basis, variant="from above"),
+        _row(attained, "exact", ("L", "exact"), meaning=lower, variant="from below"),
+    ]
 
 
 def _upper_meaning(bound: UpperBound, meaning: str) -> str:
@@ -143,12 +190,12 @@ def _upper_meaning(bound: UpperBound, meaning: str) -> str:
     return meaning if bound.value < math.inf else fmt.no_upper() + fmt.reason(bound.no_bound)
 
 
-def _ascent_row(ascent: Attained, name_length: int) -> Row:
+def _ascent_row(ascent: Attained, starts: str, name_length: int) -> Row:
     return _row(
         ascent,
         "ascent",
         ("L", "asc"),
-        meaning="found by climbing from the most sensitive samples",
+        meaning=f"found by climbing from {starts}",
         witness=_named(ascent.witness, name_length),
     )
 
@@ -200,7 +247,7 @@ def _second_moment_row(moment: SecondMoment) -> Row:
 
 def _row(
     quantity: Quantity,
-    key: Key,
+    key: str,
     symbol: tuple[str, str],
     meaning: str,
     basis: str = "",
@@ -225,11 +272,11 @@ def _row(
         basis=basis,
         witness=witness,
         product=product,
+        quantity=quantity,
     )
 
 
-def _local_meaning(result: Result) -> str:
-    local = result.local
+def _local_meaning(local: Local) -> str:
     count = len(local.estimates)
     if count == 1:
         return "one sample"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -75,8 +75,8 @@ def does_nothing(layer: LayerSlack) -> bool:
     return moves and fixed and layer.factor <= 1 + _NOTHING_LOST
 
 
-def conclusion(slack: Slack, no_bound: NoBound | None = None) -> str:
-    """Where most is lost, in a sentence or two."""
+def conclusion(slack: Slack, no_bound: NoBound | None = None, write: Callable[..., str] = fmt.number) -> str:
+    """Where most is lost, in a sentence or two; `write` turns numbers into text."""
     infinite = [layer for layer in slack.layers if layer.factor == math.inf]
     if infinite:
         names = _listed([_named(layer) for layer in infinite])
@@ -92,8 +92,8 @@ def conclusion(slack: Slack, no_bound: NoBound | None = None) -> str:
         return "Nothing is lost: the product of the layers' constants is attained."
     worst = max(slack.layers, key=lambda layer: layer.share)
     return (
-        f"The product bound {fmt.number(slack.product, 'upper')} is {fmt.number(slack.factor, digits=3)} times "
-        f"the largest stretch {fmt.number(slack.growth)} at {fmt.plain(slack.point)}. Most is lost at {_named(worst)}: "
+        f"The product bound {write(slack.product, 'upper')} is {write(slack.factor, digits=3)} times "
+        f"the largest stretch {write(slack.growth)} at {fmt.plain(slack.point)}. Most is lost at {_named(worst)}: "
         f"{factor(worst.factor)}, {percent(worst.share)} of the loss."
     )
 

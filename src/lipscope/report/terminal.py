@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from itertools import accumulate
 
 from rich import box
 from rich.console import Console
@@ -11,22 +12,26 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from ..errors import LipscopeError
 from ..results import (
     Ball,
     Bracket,
     Certified,
     Check,
+    Comparison,
     Gate,
     Inspection,
     Kind,
     LayerSlope,
     NoBound,
     Quantity,
+    Report,
     Result,
     Slack,
     UpperBound,
 )
 from . import format as fmt
+from .comparing import Cell, lines, notices, verdict
 from .rows import SIGNS, Row, rows
 from .slack import (
     Order,
@@ -68,6 +73,23 @@ _BAR = 12
 _LOUD = 0.6
 _LOST = ("Lost", "Share")
 _MOST_SLOPES = 40
+
+
+def print_report(report: Report, console: Console) -> None:
+    """Print the table of a report of any kind that has one."""
+    match report:
+        case Result():
+            print_result(report, console)
+        case Bracket():
+            print_bracket(report, console)
+        case Inspection():
+            print_inspection(report, console)
+        case Comparison():
+            print_comparison(report, console)
+        case Gate():
+            print_gate(report, console)
+        case _:
+            raise LipscopeError(f"there is no table for a {type(report).__name__}")
 
 
 def print_result(result: Result, console: Console) -> None:
@@ -173,6 +195,39 @@ def print_inspection(
         console.print(printer._text(f"By type of layer: {kinds}.", "dim"))
 
 
+def print_comparison(comparison: Comparison, console: Console) -> None:
+    """Print the quantities of all runs side by side, as many runs at once as fit."""
+    printer = _Printer(console)
+    console.print()
+    found = lines(comparison)
+    columns = [
+        [
+            printer._text(fmt.elide(fmt.plain(run.label), 24)),
+            *(printer._compared(line.cells[k]) for line in found),
+        ]
+        for k, run in enumerate(comparison.runs)
+    ]
+    left = [printer._text(line.full_name) for line in found]
+    room = console.width - max(name.cell_len for name in left) - len("≈ estimate") - 2
+    while columns:
+        widths = [max(text.cell_len for text in column) + 1 for column in columns]
+        fitting = max(1, sum(total <= room for total in accumulate(widths)))
+        table = empty_table()
+        table.add_column("Quantity")
+        table.add_column("Kind", no_wrap=True)
+        for title, *_ in columns[:fitting]:
+            table.add_column(title, justify="right")
+        for place, line in enumerate(found):
+            kind = printer._text(f"{SIGNS[line.kind]} {line.kind}", _STYLES[line.kind])
+            table.add_row(left[place], kind, *(column[place + 1] for column in columns[:fitting]))
+        console.print(table)
+        console.print()
+        columns = columns[fitting:]
+    console.print(printer._text(verdict(comparison), "bold"))
+    for notice in notices(comparison):
+        console.print(printer._text(notice, "yellow"))
+
+
 def _how(bound: Quantity) -> str:
     """The method, or why there is no bound."""
     if not isinstance(bound, UpperBound) or bound.value < math.inf:
@@ -204,6 +259,13 @@ class _Printer:
 
     def _text(self, text: str, style: str = "") -> Text:
         return shown(self.console, text, style)
+
+    def _compared(self, cell: Cell | None) -> Text:
+        """One quantity of one run, and its ratio to that of the first run."""
+        if cell is None:
+            return self._text(fmt.MISSING, "dim")
+        value = self._text(cell.row.figure_text, f"bold {_STYLES[cell.row.kind]}")
+        return Text.assemble(value, self._text(f" {cell.ratio_text}" if cell.ratio_text else "", "dim"))
 
     def _header(self, result: Result) -> None:
         samples = result.data.samples

@@ -6,8 +6,22 @@ Euclidean-to-Euclidean Lipschitz constants (norm out per norm in); `squared` is 
 since the source's tables print squared ratios.
 """
 
+from .comparison import ComparedRun, Comparison
+from .concentration import Concentration, ConcentrationReport, Tail, TailLevel, TailPoint
 from .constrained import BoundedWeight, Constrained
+from .discriminant import ClassCount, Discriminant, DiscriminantReport, LayerSeparation
+from .fisher import FisherReport, FisherSpectrum, InputFisher, ParameterFisher
 from .gate import Gate, Limited, Verdict
+from .mean_field import (
+    DepthScale,
+    FieldMeasurement,
+    FieldPrediction,
+    LayerField,
+    MeanField,
+    MeanFieldReport,
+    Measured,
+    NotCovered,
+)
 from .quantities import (
     Analytical,
     Attained,
@@ -33,6 +47,7 @@ from .quantities import (
 from .record import Check, Cost, Kind, NoBound, Norm, Quantity, Record, UnboundedLayer, UpperBound, Witness
 from .report import SCHEMA_VERSION, DataInfo, ModelInfo, Provenance, Report
 from .runs import BallInfo, Bracket, Inspection, Result
+from .sensitive import SensitiveInput
 
 __all__ = [
     "SCHEMA_VERSION",
@@ -45,36 +60,60 @@ __all__ = [
     "Certified",
     "CertifiedPiece",
     "Check",
+    "ClassCount",
+    "ComparedRun",
+    "Comparison",
+    "Concentration",
+    "ConcentrationReport",
     "Constrained",
     "Cost",
     "DataInfo",
+    "DepthScale",
+    "Discriminant",
+    "DiscriminantReport",
     "Duplicate",
     "Effective",
     "Empirical",
     "Exact",
+    "FieldMeasurement",
+    "FieldPrediction",
+    "FisherReport",
+    "FisherSpectrum",
     "Gate",
+    "InputFisher",
     "Inspection",
     "Kind",
     "LayerBound",
+    "LayerField",
+    "LayerSeparation",
     "LayerSlack",
     "LayerSlope",
     "Limited",
     "Local",
+    "MeanField",
+    "MeanFieldReport",
+    "Measured",
     "MidRange",
     "ModelInfo",
     "NoBound",
     "Norm",
+    "NotCovered",
     "OpenUnits",
     "OperatorProduct",
+    "ParameterFisher",
     "Provenance",
     "Quantity",
     "Record",
     "Report",
     "Result",
     "SecondMoment",
+    "SensitiveInput",
     "Slack",
     "StretchBin",
     "StretchCurve",
+    "Tail",
+    "TailLevel",
+    "TailPoint",
     "UnboundedLayer",
     "UpperBound",
     "Verdict",

@@ -78,6 +78,12 @@ class Report(Record):
         """The content of the file."""
         return self.model_dump_json(indent=2)
 
+    def _repr_html_(self) -> str | None:
+        """A small self-contained table for notebooks; None for a report that has none."""
+        from ..report.notebook import notebook_html
+
+        return notebook_html(self)
+
     @classmethod
     def from_json(cls: type[R], text: str | bytes) -> R:
         """Read a file that `to_json` wrote.

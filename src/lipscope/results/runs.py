@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field, computed_field
 
+from .frames import frame, quantity_row
+from .mean_field import MeanField
 from .quantities import (
     Analytical,
     Attained,
@@ -24,6 +26,10 @@ from .quantities import (
 )
 from .record import NoBound, Norm, Quantity, Record, why_no_bound
 from .report import DataInfo, ModelInfo, Provenance, Report
+from .sensitive import SensitiveInput
+
+if TYPE_CHECKING:
+    import pandas
 
 
 class Result(Report):
@@ -44,6 +50,12 @@ class Result(Report):
         None, description="where the product bound loses, layer by layer; None in older runs"
     )
     slope_pairs: int = Field(description="pairs behind the secant means")
+    sensitive: list[SensitiveInput] = Field(
+        [], description="the most sensitive samples and directions, most sensitive first; empty in older runs"
+    )
+    mean_field: MeanField | None = Field(
+        None, description="what mean-field theory predicts for random weights; None in older runs"
+    )
     provenance: Provenance
 
     @computed_field  # type: ignore[prop-decorator]
@@ -68,6 +80,10 @@ class Result(Report):
         """All numbers, from the certified upper bound down."""
         found = (self.analytical, self.certified, self.ascent, self.local, self.empirical)
         return [q for q in found if q is not None] + [*self.effective, *self.second_moment]
+
+    def to_frame(self) -> pandas.DataFrame:
+        """One row a quantity, as a pandas table (the extra `frames`)."""
+        return frame(map(quantity_row, self.quantities))
 
 
 class BallInfo(Record):
@@ -107,6 +123,10 @@ class Bracket(Report):
         """Why `upper` is infinite; None if it is finite."""
         return why_no_bound(self.bounds)
 
+    def to_frame(self) -> pandas.DataFrame:
+        """One row a bound, as a pandas table (the extra `frames`)."""
+        return frame(map(quantity_row, self.bounds))
+
 
 class Inspection(Report):
     """What `lipscope inspect` found: the layers of a network, and where its bound loses."""
@@ -135,3 +155,7 @@ class Inspection(Report):
     def no_bound(self) -> NoBound | None:
         """Why `upper` is infinite; None if it is finite."""
         return why_no_bound([q for q in (self.analytical, self.certified) if q is not None])
+
+    def to_frame(self) -> pandas.DataFrame:
+        """One row a layer, as a pandas table (the extra `frames`)."""
+        return frame(layer.model_dump(exclude={"inputs"}) for layer in self.slack.layers)

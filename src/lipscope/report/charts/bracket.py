@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 
-from ...results import Kind, Local, Result
+from ...results import Bracket, Kind, Local, Result
 from .. import format as fmt
 from ..rows import Row, rows
 from .chart import SYMBOLS, Chart, Figure
@@ -29,24 +29,25 @@ class _Line:
     row: Row | None = None
 
 
-def bracket_chart(result: Result) -> Chart:
+def bracket_chart(report: Result | Bracket) -> Chart:
     """All quantities in groups by kind, the interval that holds L shaded."""
-    table = rows(result)
-    spread = _spread(result.local)
+    table = rows(report)
+    local = report.local if isinstance(report, Result) else None
+    spread = None if local is None else _spread(local)
     lines = _lines(table, spread is not None)
     places = {line.row: place for place, line in enumerate(lines) if line.row is not None}
     scale = LogScale.over(
         [row.value for row in table] + [row.value + (row.error or 0.0) for row in table] + (spread or [])
     )
     traces: list[Figure] = []
-    if spread is not None:
+    if local is not None and spread is not None:
         place = next(place for place, line in enumerate(lines) if line.label == _DISTRIBUTION)
-        traces += _distribution(result.local, place, scale)
+        traces += _distribution(local, place, scale)
     for kind in _GROUPS:
         if members := [row for row in table if row.kind == kind]:
             traces += _marks(kind, members, places, scale)
-    low, high = scale.place(result.lower), scale.place(result.upper)
-    if result.upper == math.inf:
+    low, high = scale.place(report.lower), scale.place(report.upper)
+    if report.upper == math.inf:
         high = scale.range[1]
     top = -0.95
     height = _ROW if len(lines) <= _FEW else _THIN_ROW
@@ -85,8 +86,10 @@ def bracket_chart(result: Result) -> Chart:
             }
         ],
     }
-    parts = "; ".join(f"{row.full_name} {row.value_text}, {row.kind}" for row in table)
-    samples = "" if spread is None else f" Lip(x) of the samples: {_quantiles(result.local, '; ')}."
+    parts = "; ".join(f"{row.full_name} {fmt.typeset(row.value_text)}, {row.kind}" for row in table)
+    samples = ""
+    if local is not None and spread is not None:
+        samples = f" Lip(x) of the samples: {_quantiles(local, '; ')}."
     narrow = {"xaxis": scale.fewer_ticks(), "yaxis": {"ticktext": [line.short for line in lines]}}
     return Chart(
         "chart-bracket",
@@ -141,7 +144,8 @@ def _marks(kind: Kind, members: Sequence[Row], places: dict[Row, int], scale: Lo
             "visible": any(row.error for row in members),
         },
         "hovertext": [
-            f"{row.full_name}: {row.value_text}<br>{kind}, {escape(row.meaning)}" for row in members
+            f"{row.full_name}: {fmt.typeset(row.value_text)}<br>{kind}, {escape(row.meaning)}"
+            for row in members
         ],
         "hoverinfo": "text",
         "cliponaxis": False,
@@ -159,7 +163,9 @@ def _marks(kind: Kind, members: Sequence[Row], places: dict[Row, int], scale: Lo
         "mode": "text",
         "x": [low if at_left else high for (low, high), at_left in zip(ends, left, strict=True)],
         "y": heights,
-        "text": [f"{pad}<b>{row.figure_text}</b>{row.error_text}{pad}" for row in members],
+        "text": [
+            f"{pad}<b>{fmt.typeset(row.figure_text)}</b>{fmt.typeset(row.error_text)}{pad}" for row in members
+        ],
         "textposition": ["middle left" if at_left else "middle right" for at_left in left],
         "textfont": {"size": 13, "color": f"var(--{kind})"},
         "hoverinfo": "skip",
@@ -217,7 +223,7 @@ def _distribution(local: Local, place: int, scale: LogScale) -> list[Figure]:
             "x": [ends[0] if at_left else ends[1]],
             "y": [place],
             "text": [
-                f"\u00a0\u00a0\u00a0median <b>{fmt.number(local.quantiles['0.5'], digits=3)}</b>\u00a0\u00a0\u00a0"
+                f"\u00a0\u00a0\u00a0median <b>{fmt.figure(local.quantiles['0.5'], digits=3)}</b>\u00a0\u00a0\u00a0"
             ],
             "textposition": "middle left" if at_left else "middle right",
             "textfont": {"size": 13, "color": "var(--estimate)"},
@@ -229,4 +235,4 @@ def _distribution(local: Local, place: int, scale: LogScale) -> list[Figure]:
 
 
 def _quantiles(local: Local, separator: str) -> str:
-    return separator.join(f"{fmt.QUANTILES[key]} {fmt.number(local.quantiles[key])}" for key in fmt.QUANTILES)
+    return separator.join(f"{fmt.QUANTILES[key]} {fmt.figure(local.quantiles[key])}" for key in fmt.QUANTILES)

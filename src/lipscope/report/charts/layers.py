@@ -24,7 +24,7 @@ def layer_chart(layers: Sequence[LayerBound], slack: Slack | None = None) -> Cha
     marks = {place: scale.place(stretch) for place, stretch in dots.items()}
     low, high = min([0.0, *lengths, *marks.values()]), max([0.0, *lengths, *marks.values()])
     room = 0.16 * (high - low)
-    texts = [fmt.number(layer.constant, "upper") for layer in layers]
+    texts = [fmt.figure(layer.constant, "upper") for layer in layers]
     names = [fmt.plain(layer.place) for layer in layers]
     data: list[Figure] = [
         {
@@ -56,7 +56,7 @@ def layer_chart(layers: Sequence[LayerBound], slack: Slack | None = None) -> Cha
                 "x": list(marks.values()),
                 "y": list(marks),
                 "hovertext": [
-                    f"{escape(names[place])}: stretch {fmt.number(stretch, digits=3)}"
+                    f"{escape(names[place])}: stretch {fmt.figure(stretch, digits=3)}"
                     for place, stretch in dots.items()
                 ],
                 "hoverinfo": "text",
@@ -77,7 +77,8 @@ def layer_chart(layers: Sequence[LayerBound], slack: Slack | None = None) -> Cha
     }
     parts = "; ".join(f"{name} {text}" for name, text in zip(names[:40], texts[:40], strict=True))
     more = f"; and {len(layers) - 40} more" if len(layers) > 40 else ""
-    narrow = {"xaxis": scale.fewer_ticks(), "yaxis": places(names, NARROW_NAME)}
+    short = {"title": {"text": "constant, log scale"}}
+    narrow = {"xaxis": scale.fewer_ticks() | short, "yaxis": places(names, NARROW_NAME)}
     return Chart(
         "chart-layers",
         {"data": data, "layout": layout, "narrow": narrow},

@@ -49,7 +49,7 @@ def local_chart(local: Local) -> Chart | None:
             "y": counts,
             "width": [right - left for left, right in bins],
             "hovertext": [
-                f"{fmt.number(back(left), digits=3)} to {fmt.number(back(right), digits=3)}: {count}"
+                f"{fmt.figure(back(left), digits=3)} to {fmt.figure(back(right), digits=3)}: {count}"
                 for (left, right), count in zip(bins, counts, strict=True)
             ],
             "hoverinfo": "text",
@@ -62,7 +62,7 @@ def local_chart(local: Local) -> Chart | None:
             "x": [place(value) for value, _ in strip],
             "y": [(index * _GOLDEN) % 1 for index in range(len(strip))],
             "hovertext": [
-                f"{escape(fmt.elide(fmt.plain(name), 60))}: {fmt.number(value)}" for value, name in strip
+                f"{escape(fmt.elide(fmt.plain(name), 60))}: {fmt.figure(value)}" for value, name in strip
             ],
             "hoverinfo": "text",
             "marker": {"color": "var(--estimate)", "size": 5, "opacity": 0.55 if len(strip) <= 500 else 0.25},
@@ -76,7 +76,7 @@ def local_chart(local: Local) -> Chart | None:
                 "yaxis": "y2",
                 "x": [place(local.value)],
                 "y": [0.5],
-                "hovertext": [f"attained: {fmt.number(local.value, 'lower')}"],
+                "hovertext": [f"attained: {fmt.figure(local.value, 'lower')}"],
                 "hoverinfo": "text",
                 "cliponaxis": False,
                 "marker": {"color": "var(--lower)", "size": 14, "symbol": SYMBOLS["lower"]},
@@ -111,7 +111,7 @@ def local_chart(local: Local) -> Chart | None:
                 "yref": "paper",
                 "y": 1,
                 "yanchor": "bottom",
-                "text": f"mean {fmt.number(local.mean, digits=3)}",
+                "text": f"mean {fmt.figure(local.mean, digits=3)}",
                 "showarrow": False,
                 "font": {"color": "var(--ink)", "size": 12},
             }
@@ -119,8 +119,8 @@ def local_chart(local: Local) -> Chart | None:
     return Chart(
         "chart-local",
         {"data": data, "layout": layout, "narrow": narrow},
-        f"Histogram of Lip(x) over {fmt.integer(len(values))} samples, from {fmt.number(low)} to "
-        f"{fmt.number(high)}, mean {fmt.number(local.mean)}; below it, one point per sample.",
+        f"Histogram of Lip(x) over {fmt.integer(len(values))} samples, from {fmt.figure(low)} to "
+        f"{fmt.figure(high)}, mean {fmt.figure(local.mean)}; below it, one point per sample.",
     )
 
 

@@ -52,7 +52,7 @@ def slope_chart(slopes: Sequence[LayerSlope]) -> Chart | None:
                 "x": [_finite(value) for value in values],
                 "y": list(range(len(slopes))),
                 "hovertext": [
-                    f"{escape(name)}: {reading} {fmt.number(value, digits=3)}"
+                    f"{escape(name)}: {reading} {fmt.figure(value, digits=3)}"
                     for name, value in zip(names, values, strict=True)
                 ],
                 "hoverinfo": "text",
@@ -80,7 +80,7 @@ def slope_chart(slopes: Sequence[LayerSlope]) -> Chart | None:
         "yaxis": places(names, WIDE_NAME),
     }
     parts = "; ".join(
-        f"{name} {fmt.number(slope.active, digits=3)}, {fmt.number(slope.secant, digits=3)}"
+        f"{name} {fmt.figure(slope.active, digits=3)}, {fmt.figure(slope.secant, digits=3)}"
         for name, slope in list(zip(names, slopes, strict=True))[:40]
     )
     narrow = {"yaxis": places(names, NARROW_NAME)}

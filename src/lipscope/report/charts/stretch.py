@@ -44,7 +44,7 @@ def stretch_chart(result: Result) -> Chart | None:
     upper = result.upper
     top = max(ratios)
     near = math.isfinite(upper) and (top == 0 or upper <= top * 10**_NEAR)
-    bound = f"certified {fmt.number(upper, 'upper')}"
+    bound = f"certified {fmt.figure(upper, 'upper')}"
     if near:
         references.append((bound, upper, "upper"))
         ratios.append(upper)
@@ -65,10 +65,10 @@ def stretch_chart(result: Result) -> Chart | None:
         + ([] if near or not math.isfinite(upper) else [_above(bound)]),
     }
     parts = "; ".join(
-        f"{FAMILIES[curve.name].words}: median {fmt.number(curve.bins[0].quantiles['0.5'], digits=3)} at "
-        f"distance {fmt.number(curve.bins[0].distance, digits=3)}, "
-        f"{fmt.number(curve.bins[-1].quantiles['0.5'], digits=3)} at "
-        f"{fmt.number(curve.bins[-1].distance, digits=3)}"
+        f"{FAMILIES[curve.name].words}: median {fmt.figure(curve.bins[0].quantiles['0.5'], digits=3)} at "
+        f"distance {fmt.figure(curve.bins[0].distance, digits=3)}, "
+        f"{fmt.figure(curve.bins[-1].quantiles['0.5'], digits=3)} at "
+        f"{fmt.figure(curve.bins[-1].distance, digits=3)}"
         for curve in curves
     )
     lines = ", ".join(text for text, _, _ in references)
@@ -82,9 +82,9 @@ def stretch_chart(result: Result) -> Chart | None:
 
 def _references(result: Result) -> list[tuple[str, float, str]]:
     """Text, value and colour of the horizontal lines."""
-    found = [(f"max Lip(x) {fmt.number(result.local.value, 'lower')}", result.local.value, "lower")]
+    found = [(f"max Lip(x) {fmt.figure(result.local.value, 'lower')}", result.local.value, "lower")]
     if (empirical := result.empirical) is not None:
-        text = f"L<sub>emp</sub> {fmt.number(empirical.value, 'lower')}"
+        text = f"L<sub>emp</sub> {fmt.figure(empirical.value, 'lower')}"
         found.append((text, empirical.value, "lower"))
     return [(text, value, colour) for text, value, colour in found if math.isfinite(value)]
 
@@ -113,10 +113,10 @@ def _traces(curve: StretchCurve, x: LogScale, y: LogScale) -> list[Figure]:
         "line": {"width": 2, "color": f"var(--{family.colour})"},
         "marker": {"size": 7, "symbol": family.mark, "color": f"var(--{family.colour})"},
         "hovertext": [
-            f"{family.words}<br>distance {fmt.number(found.low, digits=3)} to "
-            f"{fmt.number(found.high, digits=3)}, {fmt.integer(found.count)} pair{'s' * (found.count != 1)}<br>"
-            f"median {fmt.number(found.quantiles['0.5'])}, 5–95 % {fmt.number(found.quantiles['0.05'])} to "
-            f"{fmt.number(found.quantiles['0.95'])}, max {fmt.number(found.quantiles['1'])}"
+            f"{family.words}<br>distance {fmt.figure(found.low, digits=3)} to "
+            f"{fmt.figure(found.high, digits=3)}, {fmt.integer(found.count)} pair{'s' * (found.count != 1)}<br>"
+            f"median {fmt.figure(found.quantiles['0.5'])}, 5–95 % {fmt.figure(found.quantiles['0.05'])} to "
+            f"{fmt.figure(found.quantiles['0.95'])}, max {fmt.figure(found.quantiles['1'])}"
             for found in curve.bins
         ],
         "hoverinfo": "text",

@@ -45,8 +45,13 @@
         if (/^[xy]axis\d*$/.test(name)) full[name] = axis({ tickangle: 0, ...full[name], ...(slim.matches && narrow[name]) });
       }
       Plotly.react(element, resolve(data, style), resolve(full, style), config);
-      for (const svg of element.querySelectorAll("svg")) svg.setAttribute("focusable", "false");
+      // The element that holds it is the picture, with a description; what it is made of says nothing more.
+      for (const svg of element.querySelectorAll("svg")) {
+        svg.setAttribute("focusable", "false");
+        svg.setAttribute("aria-hidden", "true");
+      }
     }
+    document.getElementById("js-plotly-tester")?.setAttribute("aria-hidden", "true");
   };
 
   const dark = matchMedia("(prefers-color-scheme: dark)");

@@ -1,0 +1,42 @@
+"""All figures of a report."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ..results import Analytical, Bracket, Comparison, Inspection, Report, Result
+from .bracket import bracket_figure
+from .comparison import comparison_figure
+from .layers import layers_figure
+from .local import local_figure
+from .slopes import slopes_figure
+from .stretch import stretch_figure
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+def figures_of(report: Report) -> dict[str, Figure]:
+    """The charts that the report's page has, as matplotlib figures by name.
+
+    Raises:
+        LipscopeError: matplotlib is not installed.
+    """
+    found: dict[str, Figure | None] = {}
+    match report:
+        case Result():
+            found = {
+                "bracket": bracket_figure(report),
+                "local": local_figure(report.local),
+                "stretch": stretch_figure(report),
+                "layers": layers_figure(report.analytical.layers, report.slack),
+                "slopes": slopes_figure(report.slopes),
+            }
+        case Bracket():
+            listed = next((bound.layers for bound in report.bounds if isinstance(bound, Analytical)), [])
+            found = {"bracket": bracket_figure(report), "layers": layers_figure(listed)}
+        case Inspection():
+            found = {"layers": layers_figure(report.analytical.layers, report.slack)}
+        case Comparison():
+            found = {"comparison": comparison_figure(report)}
+    return {name: figure for name, figure in found.items() if figure is not None}

@@ -1,0 +1,116 @@
+"""Tails of a network's outputs under noise: the job behind `lipscope concentration`."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from ._version import __version__
+from .errors import DataError
+from .graph import Graph, from_torch
+from .progress import Progress, silent
+from .quantities import analytical, concentration
+from .quantities.concentration import NoiseBound, noise_ball
+from .results import Analytical, Certified, Concentration, ConcentrationReport
+from .results.concentration import Law
+from .runs import CONCENTRATION
+from .stages import AnyEffort, Stages, certify_in, check_device, completed, model_info, provenance
+
+
+@dataclass(frozen=True)
+class Noise:
+    """Independent entries of a law, standard deviation `sigma`, about `center` (*in), which came from `name`."""
+
+    center: Tensor
+    sigma: float
+    law: Law = "gaussian"
+    name: str = "tensor"
+
+
+def noise_tails(
+    module: nn.Module | Graph,
+    noise: Noise,
+    *,
+    effort: AnyEffort = "none",
+    seconds: float | None = None,
+    in_ball: bool = False,
+    draws: int = 2000,
+    batch_size: int = 32,
+    output: str | Path | None = None,
+    name: str | None = None,
+    seed: int = 0,
+    device: str = "cpu",
+    progress: Progress = silent,
+) -> ConcentrationReport:
+    """Proved and measured tails, resting on the least certified constant that is found.
+
+    Args:
+        module: a torch module from one tensor (batch, *input_shape) to one tensor, or a `Graph`.
+        noise: what the input is.
+        effort, seconds: time for a certificate, as for `analyze`; "none" skips it.
+        in_ball: also certify the constant in a ball that the noise hardly leaves.
+        draws: of the noise, behind the measured tails.
+        batch_size: draws evaluated at once.
+        output: run folder for concentration.json and the certificate.
+        name: the model's name in the result.
+        seed: of the draws.
+        device: where the network is evaluated.
+        progress: called with (stage, done, total).
+
+    Raises:
+        ModelError: the model cannot be imported (`UnsupportedLayerError` names the layer).
+        DataError: the centre does not fit the model.
+        RunFolderError: the folder cannot be used.
+        CertificateError: a bound cannot be proved.
+        ValueError: a number is not positive.
+    """
+    clock, started = time.perf_counter(), datetime.now(UTC).isoformat(timespec="seconds")
+    check_device(device)
+    graph = module if isinstance(module, Graph) else from_torch(module, tuple(noise.center.shape))
+    if tuple(noise.center.shape) != graph.input_shape:
+        raise DataError(f"the centre has shape {tuple(noise.center.shape)}, the input {graph.input_shape}")
+
+    def identity() -> dict[str, Any]:
+        asked = asdict(noise) | {"center": noise.center.double().tolist()}
+        options = (asked, effort, seconds, in_ball, draws, batch_size, seed, device)
+        return {"lipscope": __version__, "model": graph.fingerprint(), "options": repr(options)}
+
+    def run(stages: Stages) -> ConcentrationReport:
+        def tails() -> tuple[Concentration, None]:
+            bounds = _bounds(graph, noise, effort, seconds, in_ball, stages)
+            best = min(bounds, key=lambda found: found.bound.value)
+            found = concentration(
+                graph, noise.center, noise.sigma, law=noise.law, bound=best, draws=draws,
+                batch_size=batch_size, device=device, seed=seed, progress=stages.progress,
+            )  # fmt: skip
+            return found, None
+
+        return ConcentrationReport(
+            model=model_info(graph, name or type(module).__name__),
+            center=noise.name,
+            concentration=stages.once("concentration", Concentration, tails),
+            provenance=provenance(started, clock, seed, device),
+        )
+
+    return completed(output, identity, ConcentrationReport, CONCENTRATION, run, progress)
+
+
+def _bounds(
+    graph: Graph, noise: Noise, effort: AnyEffort, seconds: float | None, in_ball: bool, stages: Stages
+) -> Iterator[NoiseBound]:
+    """The certified constants that were asked for."""
+    yield NoiseBound(
+        stages.once("analytical", Analytical, lambda: (analytical(graph, stages.progress), None))
+    )
+    if effort != "none":
+        yield NoiseBound(
+            stages.once("certified", Certified, lambda: (certify_in(stages, graph, effort, seconds), None))
+        )
+    if in_ball:
+        yield noise_ball(graph, noise.center, noise.sigma, noise.law)

@@ -1,0 +1,121 @@
+"""A network beside mean-field theory: the job behind `lipscope mean-field`."""
+
+from __future__ import annotations
+
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from ._version import __version__
+from .data import ImagePreprocessing, Samples, load_samples
+from .errors import DataError
+from .graph import Graph, from_torch
+from .progress import Progress, silent
+from .quantities import mean_field
+from .results import MeanField, MeanFieldReport
+from .runs import MEAN_FIELD
+from .stages import Stages, check_device, completed, data_info, model_info, provenance
+
+
+def compare_mean_field(
+    module: nn.Module | Graph,
+    input_shape: tuple[int, ...] | None = None,
+    data: Any = None,
+    *,
+    preprocess: ImagePreprocessing | None = None,
+    length: float = 1.0,
+    samples: int = 64,
+    probes: int = 4,
+    batch_size: int = 16,
+    output: str | Path | None = None,
+    name: str | None = None,
+    seed: int = 0,
+    device: str = "cpu",
+    progress: Progress = silent,
+) -> MeanFieldReport:
+    """What mean-field theory predicts of a network and what is measured, with where it comes from.
+
+    Args:
+        module: a torch module from one tensor (batch, *input_shape) to one tensor, or a `Graph`.
+        input_shape: per-sample shape; not needed for a `Graph`, nor with data.
+        data: samples, as for `analyze`; Gaussian inputs without.
+        preprocess: how images become inputs.
+        length: q_0, the mean square of an entry of Gaussian inputs.
+        samples: use at most so many inputs.
+        probes: random directions per input behind ‖J‖_F².
+        batch_size: inputs treated at once.
+        output: run folder for mean-field.json.
+        name: the model's name in the result.
+        seed: of all random choices.
+        device: where the network is evaluated.
+        progress: called with (stage, done, total).
+
+    Raises:
+        ModelError: the model cannot be imported (`UnsupportedLayerError` names the layer).
+        DataError: the data cannot be read or do not fit the model, or there is no input shape.
+        RunFolderError: the folder cannot be used.
+        ValueError: a number is not positive.
+    """
+    clock, started = time.perf_counter(), datetime.now(UTC).isoformat(timespec="seconds")
+    check_device(device)
+    graph, given = network_and_data(module, input_shape, data, preprocess)
+
+    def identity() -> dict[str, Any]:
+        asked = ("mean field", length, samples, probes, batch_size, seed, device)
+        return {
+            "lipscope": __version__,
+            "model": graph.fingerprint(),
+            "data": given and given.fingerprint(),
+            "options": repr(asked),
+        }
+
+    def run(stages: Stages) -> MeanFieldReport:
+        found = stages.once(
+            "mean_field",
+            MeanField,
+            lambda: (
+                mean_field(
+                    graph, given, length=length, count=samples, probes=probes, batch_size=batch_size,
+                    device=device, seed=seed, progress=stages.progress,
+                ),
+                None,
+            ),
+        )  # fmt: skip
+        return MeanFieldReport(
+            model=model_info(graph, name or type(module).__name__),
+            data=given and data_info(given),
+            mean_field=found,
+            provenance=provenance(started, clock, seed, device),
+        )
+
+    return completed(output, identity, MeanFieldReport, MEAN_FIELD, run, progress)
+
+
+def network_and_data(
+    module: nn.Module | Graph,
+    input_shape: tuple[int, ...] | None,
+    data: Any,
+    preprocess: ImagePreprocessing | None,
+) -> tuple[Graph, Samples | None]:
+    """The graph, and the samples if there are data, checked to fit.
+
+    Raises:
+        DataError: they do not fit, or there is no input shape.
+    """
+    if isinstance(module, Graph):
+        input_shape = module.input_shape
+    given = None
+    if data is not None:
+        given = data if isinstance(data, Samples) else load_samples(data, input_shape, preprocess)
+        input_shape = input_shape or given.shape
+    if input_shape is None:
+        raise DataError("the model's input shape is needed, such as 3x224x224")
+    graph = module if isinstance(module, Graph) else from_torch(module, input_shape)
+    if given is not None and given.shape != graph.input_shape:
+        raise DataError(
+            f"{given.name}: samples of shape {given.shape}, but the model takes {graph.input_shape}"
+        )
+    return graph, given
