@@ -86,8 +86,6 @@ def print_report(report: Report, console: Console) -> None:
             print_inspection(report, console)
         case Comparison():
             print_comparison(report, console)
-        case Gate():
-            print_gate(report, console)
         case _:
             raise LipscopeError(f"there is no table for a {type(report).__name__}")
 
@@ -126,22 +124,20 @@ def print_gate(gate: Gate, console: Console) -> None:
     for heading in ("Limit", "", "Measured", "Kind", "Verdict"):
         table.add_column(heading, justify="right" if heading in ("", "Measured") else "left", no_wrap=True)
     table.add_column("Over", overflow="fold")
-    for verdict in gate.verdicts:
-        holds = verdict.outcome == "holds"
-        notes = [verdict.scope, *([] if verdict.origin == "given" else [verdict.origin])]
-        notes += [verdict.note] if verdict.note else []
+    for each in gate.verdicts:
+        holds = each.outcome == "holds"
+        notes = [each.scope, *([] if each.origin == "given" else [each.origin])]
+        notes += [each.note] if each.note else []
         table.add_row(
-            printer._text(verdict.quantity),
-            printer._text(f"≤ {fmt.number(verdict.limit)}"),
-            printer._text(fmt.number(verdict.measured, verdict.kind), "bold"),
-            printer._text(f"{SIGNS[verdict.kind]} {verdict.kind}", _STYLES[verdict.kind]),
-            printer._text(
-                verdict.outcome if holds else verdict.outcome.upper(), "green" if holds else "bold red"
-            ),
+            printer._text(each.quantity),
+            printer._text(f"≤ {fmt.number(each.limit)}"),
+            printer._text(fmt.number(each.measured, each.kind), "bold"),
+            printer._text(f"{SIGNS[each.kind]} {each.kind}", _STYLES[each.kind]),
+            printer._text(each.outcome if holds else each.outcome.upper(), "green" if holds else "bold red"),
             printer._text("; ".join(fmt.plain(note) for note in notes), "dim"),
         )
     console.print(table)
-    kept = sum(verdict.outcome == "holds" for verdict in gate.verdicts)
+    kept = sum(each.outcome == "holds" for each in gate.verdicts)
     line = f"{'passed' if gate.passed else 'FAILED'}: {kept} of {len(gate.verdicts)} limits hold"
     console.print(printer._text(line, "green" if gate.passed else "bold red"))
 
