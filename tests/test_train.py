@@ -109,7 +109,7 @@ PENALTIES: dict[str, Callable[[nn.Module, tuple[int, ...]], Penalty]] = {
 # ---- the live graph ---------------------------------------------------------------------------------
 
 
-@settings(max_examples=5, phases=[Phase.explicit, Phase.generate])
+@settings(max_examples=3, phases=[Phase.explicit, Phase.generate])
 @given(networks())
 def test_a_live_graph_is_a_new_import_of_the_module_with_other_weights(network: Network) -> None:
     module = network.module
@@ -160,7 +160,8 @@ def test_a_parameter_that_is_read_as_a_number_is_refused() -> None:
 
 
 DIFFERENTIATED = [
-    *((kind, network) for kind in PENALTIES for network in ("convolutional", "residual")),
+    *((kind, "convolutional") for kind in PENALTIES),
+    *((kind, "residual") for kind in ("local max", "channel", "unit secant", "full", "certified")),
     *((kind, "mlp") for kind in ("local max", "full secant")),
     *((kind, "smooth mlp") for kind in ("local mean", "channel", "unit secant")),
 ]
@@ -202,27 +203,23 @@ def test_settled_values_are_those_of_the_quantities(network: str) -> None:
     x = batch(shape, 8)
     graph, samples = lipscope.from_torch(module, shape), lipscope.load_samples(x)
     estimates = lipscope.local(graph, samples, tolerance=1e-8, dtype=torch.float64)[0].estimates
-    assert LocalPenalty(module, shape).settle(x, 1e-9) == pytest.approx(max(estimates), rel=1e-6)
-    mean = LocalPenalty(module, shape, reduce="mean").settle(x, 1e-9)
-    assert mean == pytest.approx(sum(estimates) / 8, rel=1e-6)
-    slopes = lipscope.mean_slopes(graph, samples, dtype=torch.float64)
-    for level in ("scalar", "channel", "unit"):
-        expected = lipscope.effective(slopes, level, "active")[0].value
-        assert EffectivePenalty(module, shape, level=level).settle(x, 1e-9) == pytest.approx(
-            expected, rel=1e-5
-        )
-    two = lipscope.load_samples(x[:2])
-    slopes = lipscope.mean_slopes(graph, two, dtype=torch.float64)
-    for level in ("scalar", "channel", "unit"):
-        penalty = EffectivePenalty(module, shape, level=level, reading="secant", samples=2)
-        expected = lipscope.effective(slopes, level, "secant")[0].value
-        assert penalty.settle(x, 1e-9) == pytest.approx(expected, rel=1e-5)
-    full = lipscope.mean_jacobian_norm(
-        lipscope.mean_slopes(graph, samples, dtype=torch.float64), samples, "active"
-    )
-    assert EffectivePenalty(module, shape, level="full").settle(x, 1e-9) == pytest.approx(
-        full.value, rel=1e-3
-    )
+    local = LocalPenalty(module, shape)
+    assert local.settle(x, 1e-9) == pytest.approx(max(estimates), rel=1e-6)
+    local.reduce = "mean"
+    assert local.settle(x, 1e-9) == pytest.approx(sum(estimates) / 8, rel=1e-6)
+    # One import serves all levels and readings; two samples make one pair.
+    penalty = EffectivePenalty(module, shape)
+    for count, reading in ((8, "active"), (2, "secant")):
+        penalty.reading, penalty.samples = reading, count  # type: ignore[assignment]
+        slopes = lipscope.mean_slopes(graph, lipscope.load_samples(x[:count]), dtype=torch.float64)
+        for level in ("scalar", "channel", "unit"):
+            penalty.level = level  # type: ignore[assignment]
+            expected = lipscope.effective(slopes, level, reading)[0].value  # type: ignore[arg-type]
+            assert penalty.settle(x, 1e-9) == pytest.approx(expected, rel=1e-5)
+        if reading == "active":
+            penalty.level = "full"
+            full = lipscope.mean_jacobian_norm(slopes, samples, "active")
+            assert penalty.settle(x, 1e-9) == pytest.approx(full.value, rel=1e-3)
     assert CertifiedPenalty(module, shape).settle(tolerance=1e-10) == pytest.approx(
         lipscope.analytical(graph).product, rel=1e-8
     )
@@ -338,7 +335,7 @@ CONVOLUTIONS: dict[str, tuple[nn.Module, tuple[int, ...]]] = {
     "dilated": (nn.Conv1d(3, 4, 3, dilation=2, padding="same"), (3, 11)),
     "volume": (nn.Conv3d(2, 2, 2), (2, 4, 4, 3)),
     "transposed": (nn.ConvTranspose2d(3, 2, 3, stride=2, output_padding=1), (3, 4, 4)),
-    "by the torus": (nn.Conv2d(16, 16, 3, padding=1), (16, 46, 46)),
+    "by the torus": (nn.Conv2d(8, 8, 3, padding=1), (8, 17, 17)),
 }
 
 
