@@ -301,6 +301,9 @@ def test_what_is_not_covered_is_named_and_ends_the_theory() -> None:
     same = Residual(nn.ReLU(), 1.0, False)
     theory = lipscope.mean_field_theory(lipscope.from_torch(nn.Sequential(nn.Linear(6, 5), same), (6,)))
     assert "depend on each other" in theory.not_covered[0].reason
+    channels = nn.Sequential(nn.Conv1d(1, 3, 2), nn.PReLU(3))
+    theory = lipscope.mean_field_theory(lipscope.from_torch(channels, (1, 6)))
+    assert theory.not_covered[0].reason == "PReLU differs between units"
 
 
 def test_a_sum_behind_an_activation_is_marked() -> None:

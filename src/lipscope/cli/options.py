@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -16,6 +17,18 @@ if TYPE_CHECKING:
     from ..data import ImagePreprocessing
     from ..models import LoadedModel
 
+
+def finite(value: float | None) -> float | None:
+    """The value of an option, which NaN and infinity are not.
+
+    Raises:
+        typer.BadParameter: it is one of them.
+    """
+    if value is not None and not math.isfinite(value):
+        raise typer.BadParameter(f"{value} is no finite number")
+    return value
+
+
 State = Annotated[Path | None, typer.Option(help="Weights to load: a .safetensors, .pt or .pth state dict.")]
 Effort = Annotated[
     Literal["none", "fast", "balanced", "tight"],
@@ -27,6 +40,7 @@ Seconds = Annotated[
         help="Time to optimise the certificate, instead of the effort's own; proofs come on top.",
         min=0,
         max=1e7,
+        callback=finite,
     ),
 ]
 Mean = Annotated[
@@ -36,13 +50,13 @@ Mean = Annotated[
 Std = Annotated[str | None, typer.Option(help="Image normalisation: standard deviations per channel.")]
 Resize = Annotated[
     int | None,
-    typer.Option(help="Resize the shorter side of images to this before the centre crop.", min=1),
+    typer.Option(help="Resize the shorter side of images to this before the centre crop.", min=1, max=2**15),
 ]
 FigureFile = Annotated[
     Path | None,
     typer.Option("--figure", help="Draw the result as .svg, .pdf or .png here (needs the extra `figures`)."),
 ]
-Seed = Annotated[int, typer.Option(help="Seed of all random choices.")]
+Seed = Annotated[int, typer.Option(help="Seed of all random choices.", min=0, max=2**63 - 1)]
 
 
 def load(
@@ -131,6 +145,6 @@ def parse_numbers(option: str, text: str, count: int) -> tuple[float, ...]:
         values = tuple(float(part) for part in text.split(","))
     except ValueError:
         values = ()
-    if len(values) not in (1, count):
-        raise DataError(f"{option} {text}: write one number, or {count} separated by commas")
+    if len(values) not in (1, count) or not all(map(math.isfinite, values)):
+        raise DataError(f"{option} {text}: write one finite number, or {count} separated by commas")
     return values * count if len(values) == 1 else values

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from ..graph import INPUT, Graph
 from ..graph.graph import Node
-from ..layers.activation import Activation, PReLU
+from ..layers.activation import Activation
 from ..layers.average_pool import AveragePool
 from ..layers.convolution import Convolution, TransposedConvolution
 from ..layers.copies import Copies
@@ -219,8 +219,8 @@ class _Recursion:
         return x.law, x.base_growth
 
     def _activation(self, index: int, layer: Activation, x: Signal) -> Signal:
-        if isinstance(layer, PReLU):
-            raise _NotCoveredError("the slope of PReLU differs between channels")
+        if not same_for_all_units(layer):
+            raise _NotCoveredError(f"{layer.kind} differs between units")
         law, growth = self._law(index, x)
         return self._after(index, x, law.then(layer), growth)
 
@@ -269,6 +269,11 @@ class _Recursion:
 
 class _NotCoveredError(Exception):
     """Why the theory ends at a node."""
+
+
+def same_for_all_units(layer: Activation) -> bool:
+    """Whether an activation is one function; PReLU has one a channel."""
+    return all(parameter.numel() == 1 for parameter in layer.parameters())
 
 
 def _is_monotone(step: Step) -> bool:

@@ -21,7 +21,7 @@ _ALL = -1
 
 def slope_totals(
     graph: Graph, x: Tensor, runs: Sequence[PairRun] = (), points: bool = True
-) -> tuple[dict[int, AveragedSlope], dict[PairRun, dict[int, AveragedSlope]]]:
+) -> tuple[Tensor, dict[int, AveragedSlope], dict[PairRun, dict[int, AveragedSlope]]]:
     """Sums of the slopes of every nonlinear node, unit by unit, in one evaluation of a batch (B, *in).
 
     Args:
@@ -29,7 +29,8 @@ def slope_totals(
         points: whether the sums at the points are wanted.
 
     Returns:
-        The sums over the points (empty if they are not wanted), and those over the pairs of each run.
+        The network's outputs (B, *out), the sums over the points (empty if they are not wanted), and those over the
+        pairs of each run.
     """
     layers = graph.nonlinear()
     active: dict[int, AveragedSlope] = {}
@@ -45,8 +46,7 @@ def slope_totals(
             found[index] = layer.between(*ends).total()
         return point.value
 
-    graph.evaluate(x, visit)
-    return active, secant
+    return graph.evaluate(x, visit), active, secant
 
 
 class SlopeSums:

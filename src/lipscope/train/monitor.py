@@ -374,7 +374,7 @@ class Monitor:
         pairs = len(batch) // 2
         run = PairRun(0, pairs, pairs)
         runs = [run] if "secant" in self.readings and pairs else []
-        active, secant = slope_totals(working, batch, runs, points="active" in self.readings)
+        _, active, secant = slope_totals(working, batch, runs, points="active" in self.readings)
         self._running.add("active", active, len(batch))
         if runs:
             self._running.add("secant", secant[run], pairs)
