@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 from ._version import __version__
 
 if TYPE_CHECKING:
-    from . import train
+    from . import train as train
     from .analysis import Options, analyze
     from .brackets import BallOptions, bracket
     from .certificates import Certificate, certify, verify
@@ -68,9 +68,20 @@ if TYPE_CHECKING:
         second_moment,
         slack,
     )
-    from .results import Bracket, Comparison, DiscriminantReport, FisherReport, Inspection, Result
+    from .results import (
+        Bracket,
+        Comparison,
+        ConcentrationReport,
+        DiscriminantReport,
+        FisherReport,
+        Inspection,
+        MeanFieldReport,
+        Result,
+    )
     from .separation import separate
     from .spectral import SpectralNorm, spectral_norm
+    from .tails import Noise, noise_tails
+    from .theory import compare_mean_field
 
 _HOMES = {
     "analysis": ("Options", "analyze"),
@@ -118,9 +129,20 @@ _HOMES = {
         "second_moment",
         "slack",
     ),
-    "results": ("Bracket", "Comparison", "DiscriminantReport", "FisherReport", "Inspection", "Result"),
+    "results": (
+        "Bracket",
+        "Comparison",
+        "ConcentrationReport",
+        "DiscriminantReport",
+        "FisherReport",
+        "Inspection",
+        "MeanFieldReport",
+        "Result",
+    ),
     "separation": ("separate",),
     "spectral": ("SpectralNorm", "spectral_norm"),
+    "tails": ("Noise", "noise_tails"),
+    "theory": ("compare_mean_field",),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
@@ -131,6 +153,7 @@ __all__ = [
     "Certificate",
     "CertificateError",
     "Comparison",
+    "ConcentrationReport",
     "DataError",
     "DiscriminantReport",
     "Engine",
@@ -142,8 +165,10 @@ __all__ = [
     "Jacobian",
     "Labels",
     "LipscopeError",
+    "MeanFieldReport",
     "MeanSlopes",
     "ModelError",
+    "Noise",
     "Options",
     "RayEngine",
     "Result",
@@ -159,6 +184,7 @@ __all__ = [
     "bracket",
     "certify",
     "compare",
+    "compare_mean_field",
     "concentration",
     "discriminant",
     "effective",
@@ -182,13 +208,13 @@ __all__ = [
     "mean_jacobian_norm",
     "mean_slopes",
     "mid_range",
+    "noise_tails",
     "parameter_fisher",
     "scalar_slopes",
     "second_moment",
     "separate",
     "slack",
     "spectral_norm",
-    "train",
     "verify",
 ]
 

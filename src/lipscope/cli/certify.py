@@ -66,7 +66,8 @@ def certify(
         raise DataError("the model's --input-shape is needed, such as 3x224x224")
     over = None
     if ball is not None:
-        over = BallOptions(one_input("--ball", ball[0], shape, loaded), ball[1], ball_norm, ball[0])
+        center, _ = one_input("--ball", ball[0], shape, loaded)
+        over = BallOptions(center, ball[1], ball_norm, ball[0])
     asked = {"certify": model, "state": str(state), "shape": shape, "ball": ball, "ball_norm": ball_norm,
              "norm": norm, "effort": effort, "seconds": seconds, "exact": exact, "seed": seed}  # fmt: skip
     folder = output or default_output(loaded.name, "bracket", asked)

@@ -8,6 +8,7 @@ from .discriminant import print_discriminant
 from .fisher import print_fisher
 from .html import has_page, render_html, write_html
 from .mean_field import print_mean_field
+from .monitor import LiveView, print_log
 from .terminal import (
     print_bracket,
     print_checks,
@@ -18,6 +19,7 @@ from .terminal import (
 )
 
 __all__ = [
+    "LiveView",
     "has_page",
     "print_bracket",
     "print_checks",
@@ -27,6 +29,7 @@ __all__ = [
     "print_discriminant",
     "print_fisher",
     "print_inspection",
+    "print_log",
     "print_mean_field",
     "print_report",
     "print_result",

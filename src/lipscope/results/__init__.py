@@ -21,6 +21,7 @@ from .mean_field import (
     Measured,
     NotCovered,
 )
+from .monitor import Snapshot
 from .quantities import (
     Analytical,
     Attained,
@@ -106,6 +107,7 @@ __all__ = [
     "SecondMoment",
     "SensitiveInput",
     "Slack",
+    "Snapshot",
     "StretchBin",
     "StretchCurve",
     "Tail",
