@@ -375,10 +375,13 @@ def test_compare_from_the_command_line(folders: dict[str, Path], tmp_path: Path)
     again = CliRunner().invoke(cli.app, ["report", str(output)])
     assert again.exit_code == 0, again.output
     assert (output / "report.html").read_bytes() == before
-    with pytest.raises(DataError, match="two runs or more"):
-        CliRunner().invoke(cli.app, ["compare", paths[0]], catch_exceptions=False)
-    with pytest.raises(DataError, match="--label was given 1 times for 2 runs"):
-        CliRunner().invoke(cli.app, ["compare", *paths, "--label", "a"], catch_exceptions=False)
+    for wrong, words in (
+        (["compare", paths[0]], "two runs or more"),
+        (["compare", *paths, "--label", "a"], "--label was given 1 times for 2 runs"),
+    ):
+        refused = CliRunner().invoke(cli.app, wrong)
+        assert refused.exit_code == DataError.exit_code
+        assert words in " ".join(refused.output.split())
 
 
 # ---- notebooks, pandas, figures ------------------------------------------------------------------------
