@@ -37,6 +37,7 @@ if TYPE_CHECKING:
         RunFolderError,
         UnsupportedLayerError,
     )
+    from .gate import check
     from .graph import Graph, GraphBuilder, from_torch
     from .information import fisher
     from .inspection import inspect
@@ -74,6 +75,7 @@ if TYPE_CHECKING:
         ConcentrationReport,
         DiscriminantReport,
         FisherReport,
+        Gate,
         Inspection,
         MeanFieldReport,
         Result,
@@ -98,6 +100,7 @@ _HOMES = {
         "RunFolderError",
         "UnsupportedLayerError",
     ),
+    "gate": ("check",),
     "graph": ("Graph", "GraphBuilder", "from_torch"),
     "information": ("fisher",),
     "inspection": ("inspect",),
@@ -135,6 +138,7 @@ _HOMES = {
         "ConcentrationReport",
         "DiscriminantReport",
         "FisherReport",
+        "Gate",
         "Inspection",
         "MeanFieldReport",
         "Result",
@@ -158,6 +162,7 @@ __all__ = [
     "DiscriminantReport",
     "Engine",
     "FisherReport",
+    "Gate",
     "Graph",
     "GraphBuilder",
     "ImagePreprocessing",
@@ -183,6 +188,7 @@ __all__ = [
     "ball",
     "bracket",
     "certify",
+    "check",
     "compare",
     "compare_mean_field",
     "concentration",

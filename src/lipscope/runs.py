@@ -1,6 +1,6 @@
 """The run folder: results, witnesses and the state an interrupted run resumes from.
 
-Layout: `result.json` (or `bracket.json`, `inspect.json`, `comparison.json`), `report.html`,
+Layout: `result.json` (or `bracket.json`, `check.json`, `inspect.json`, `comparison.json`), `report.html`,
 `witness.safetensors`, `certificate.safetensors`, `run.json` (what the run is of) and `state/` (checkpoints, removed
 once the result is written). Every file is written beside its place and moved there, so none is ever half-written.
 """
@@ -23,19 +23,20 @@ from .atomic import is_draft, write_atomically
 from .data.files import reason
 from .errors import DataError, LipscopeError, RunFolderError
 from .quantities.checkpoint import State
-from .results import Bracket, Comparison, Inspection, Report, Result
+from .results import Bracket, Comparison, Gate, Inspection, Report, Result
 
 RESULT, REPORT, WITNESS, IDENTITY = "result.json", "report.html", "witness.safetensors", "run.json"
 MEAN_FIELD, CONCENTRATION = "mean-field.json", "concentration.json"
 CERTIFICATE, BRACKET, INSPECTION = "certificate.safetensors", "bracket.json", "inspect.json"
 FISHER, DISCRIMINANT = "fisher.json", "discriminant.json"
-COMPARISON = "comparison.json"
+COMPARISON, CHECK = "comparison.json", "check.json"
 _STATE, _LOCK = "state", "lock"
 _MOST_BYTES = 2**30
 
 _REPORTS: dict[str, tuple[type[Report], str]] = {
     RESULT: (Result, "effective"),
     BRACKET: (Bracket, "bounds"),
+    CHECK: (Gate, "verdicts"),
     INSPECTION: (Inspection, "attained"),
     COMPARISON: (Comparison, "runs"),
 }

@@ -109,10 +109,12 @@ def _filed(record: Record) -> dict[str, Any]:
     return {} if witness is None else {"witness": witness.model_copy(update={"file": WITNESS})}
 
 
-def certify_in(stages: Stages, graph: Graph, effort: Effort, seconds: float | None) -> Certified:
-    """The best certificate within the effort, kept in the run folder as it improves."""
+def certify_in(
+    stages: Stages, graph: Graph, effort: Effort, seconds: float | None, enough: float = 0.0
+) -> Certified:
+    """The best certificate within the effort, or the first ≤ `enough`; kept in the run folder as it improves."""
     started = time.perf_counter()
-    for certificate in improve(graph, effort, seconds, stages.progress):
+    for certificate in improve(graph, effort, seconds, stages.progress, enough=enough):
         best = certificate
         if stages.folder is not None:
             stages.folder.save_certificate(best.to_bytes())

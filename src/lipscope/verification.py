@@ -29,6 +29,7 @@ from .results import (
     Check,
     Empirical,
     Exact,
+    Gate,
     Inspection,
     Local,
     Norm,
@@ -38,10 +39,23 @@ from .results import (
     Result,
     Witness,
 )
-from .runs import BRACKET, CERTIFICATE, INSPECTION, RESULT, WITNESS, check_plain, read_bytes, read_tensors
+from .runs import (
+    BRACKET,
+    CERTIFICATE,
+    CHECK,
+    INSPECTION,
+    RESULT,
+    WITNESS,
+    check_plain,
+    read_bytes,
+    read_tensors,
+)
 
-_RECORDS: dict[str, type[Result] | type[Bracket] | type[Inspection]] = {
+Verifiable = Result | Bracket | Inspection | Gate
+
+_RECORDS: dict[str, type[Verifiable]] = {
     BRACKET: Bracket,
+    CHECK: Gate,
     INSPECTION: Inspection,
     RESULT: Result,
 }
@@ -53,7 +67,9 @@ _SAME = 1e-6
 
 
 def verify_run(folder: str | Path, graph: Graph, progress: Progress = silent) -> list[Check]:
-    """Check all bounds of a run folder of `analyze`, `certify` or `inspect` against the network they are claimed of.
+    """Check all bounds of a run folder against the network they are claimed of.
+
+    The run is one of `analyze`, `certify`, `inspect` or `check`.
 
     Certified bounds are proved again from the weights: by the stored certificate, and those over a ball and of a
     branch and bound by repeating the computation. Attained ones are re-evaluated in float64 from the stored
@@ -83,7 +99,7 @@ def stated_shape(folder: str | Path) -> tuple[int, ...]:
     return shape
 
 
-def _record(folder: Path) -> Result | Bracket | Inspection:
+def _record(folder: Path) -> Verifiable:
     name = next((name for name in _RECORDS if (folder / name).exists()), RESULT)
     path, content = folder / name, read_bytes(folder / name)
     try:
@@ -123,10 +139,10 @@ def _close(one: Any, other: Any) -> bool:
         return False
 
 
-def _bounds(record: Result | Bracket | Inspection) -> list[Quantity]:
+def _bounds(record: Verifiable) -> list[Quantity]:
     if isinstance(record, Bracket):
         return list(record.bounds)
-    if isinstance(record, Result):
+    if isinstance(record, (Result, Gate)):
         return [quantity for quantity in record.quantities if quantity.kind != "estimate"]
     return [q for q in (record.analytical, record.certified, record.attained) if q is not None]
 
@@ -137,7 +153,7 @@ class _Checker:
 
     graph: Graph
     folder: Path
-    record: Result | Bracket | Inspection
+    record: Verifiable
     tensors: Mapping[str, Tensor]
     progress: Progress
 

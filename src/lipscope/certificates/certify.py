@@ -94,8 +94,13 @@ def improve(
     effort: Effort = "balanced",
     seconds: float | None = None,
     progress: Progress = silent,
+    *,
+    enough: float = 0.0,
 ) -> Iterator[Certificate]:
-    """Certificates of decreasing value, each a proof: first the layers' norms, then piece by piece."""
+    """Certificates of decreasing value, each a proof: first the layers' norms, then piece by piece.
+
+    The search ends with the first one of a value ≤ `enough`, which is then not the best there is.
+    """
     budget = BUDGETS[effort]
     available = budget.seconds if seconds is None else seconds
     if not 0 <= available < math.inf:
@@ -109,7 +114,7 @@ def improve(
     )  # fmt: skip
     best = Certificate(fingerprint, [record], [{}])
     yield best
-    if whole.value == 0 or not math.isfinite(whole.value):
+    if whole.value <= enough or not math.isfinite(whole.value):
         return
     plans = plan(graph, budget.operations)
     pieces = [record] if len(plans) == 1 else [_by_norms(graph, each) for each in plans]
@@ -118,13 +123,17 @@ def improve(
     weights = [math.sqrt(plans[number].operations) for number in quadratic]
     for number, weight in zip(quadratic, weights, strict=True):
         share = available * weight / sum(weights)
-        for piece, held in _by_multipliers(graph, plans[number], pieces[number], share, progress):
+        others = math.prod(piece.bound for other, piece in enumerate(pieces) if other != number)
+        goal = enough / others if others > 0 else 0.0
+        for piece, held in _by_multipliers(graph, plans[number], pieces[number], share, progress, goal):
             if piece.bound < pieces[number].bound:
                 pieces[number], parameters[number] = piece, held
                 found = Certificate(fingerprint, list(pieces), list(parameters))
                 if found.value < best.value:
                     best = found
                     yield best
+                    if best.value <= enough:
+                        return
 
 
 def certify_slopes(
@@ -238,9 +247,9 @@ def _by_norms(graph: Graph, plan: Plan) -> CertifiedPiece:
 
 
 def _by_multipliers(
-    graph: Graph, plan: Plan, norms: CertifiedPiece, seconds: float, progress: Progress
+    graph: Graph, plan: Plan, norms: CertifiedPiece, seconds: float, progress: Progress, goal: float
 ) -> Iterator[tuple[CertifiedPiece, dict[str, Tensor]]]:
-    """Proved records of a piece, better and better."""
+    """Proved records of a piece, better and better; if `goal` is not 0, with more of them on the way to it."""
     part = graph.between(plan.start, plan.end)
     dims = len(part.input_shape) - 1
     twist = [1] * dims if plan.structure == "frequency" else None
@@ -248,7 +257,7 @@ def _by_multipliers(
     problem = problem_of(part, record)
     record = record.model_copy(update={"blocks": problem.count, "size": problem.block_size})
     best = norms.bound
-    for found in _optimised(problem, seconds, progress, record.first):
+    for found in _optimised(problem, seconds, progress, record.first, goal):
 
         def show(done: int, total: int) -> None:
             progress(f"prove: {record.first}", done, total)
@@ -283,8 +292,13 @@ def _proved(
     return constant(rho), rho, parameters
 
 
-def _optimised(problem: Problem, seconds: float, progress: Progress, place: str) -> Iterator[Found]:
-    """Parameters worth a proof, better and better; the time that the caller takes for proofs is not counted."""
+def _optimised(
+    problem: Problem, seconds: float, progress: Progress, place: str, goal: float = 0.0
+) -> Iterator[Found]:
+    """Parameters worth a proof, better and better; the time that the caller takes for proofs is not counted.
+
+    With a `goal`, a constant of the piece that is good enough, results come sooner.
+    """
     total = math.floor(10 * seconds) if math.isfinite(seconds) else 0
     try:
         if isinstance(problem, DenseProblem):
@@ -292,11 +306,11 @@ def _optimised(problem: Problem, seconds: float, progress: Progress, place: str)
             start = optimise_dense(pull, deadline, only_start=True)
             yield start
             if time.monotonic() < deadline and start.raw:
-                yield optimise_dense(pull, deadline)
+                yield optimise_dense(pull, deadline, enough=goal**2)
         else:
             raw: Raw | None = None
             spent = 0.0
-            for end in _rounds(seconds):
+            for end in _rounds(seconds, _FIRST_ROUND_WITHIN if goal == 0 else seconds / 8):
                 begun, before = time.monotonic(), spent
 
                 def show(rho: float, begun: float = begun, before: float = before) -> None:
@@ -316,9 +330,9 @@ def _optimised(problem: Problem, seconds: float, progress: Progress, place: str)
         progress(f"certify: {place}", total, total)
 
 
-def _rounds(seconds: float) -> list[float]:
-    """When a round of the search ends and its result is proved: each time three times as late, at the end last."""
+def _rounds(seconds: float, first: float) -> list[float]:
+    """When a round of the search ends and its result is proved: within `first`, then each time three times as late."""
     ends = [seconds]
-    while ends[0] > _FIRST_ROUND_WITHIN:
+    while ends[0] > first:
         ends.insert(0, ends[0] / 3)
     return ends

@@ -22,6 +22,7 @@ from .pullback import Feasibility, InputForm, Prepared, PullBack, Raw, orthonorm
 
 _DENSE_SHARPNESS = (8.0, 32.0, 128.0, 512.0)
 _STARTS = (0.7, 0.8, 0.6, 1.0)
+_PROOF_ADDS = 1e-3
 _EIGENVALUES_BELOW = 100
 _SAMPLED = 26
 _STEP_OPERATIONS = 1e8
@@ -105,8 +106,11 @@ def _spectrum(form: InputForm) -> Tensor:
     return eigenvalues
 
 
-def optimise_dense(pull: PullBack, deadline: float, only_start: bool = False) -> Found:
-    """Multipliers of a dense piece: the best closed-form start, then L-BFGS with growing sharpness."""
+def optimise_dense(pull: PullBack, deadline: float, only_start: bool = False, enough: float = 0.0) -> Found:
+    """Multipliers of a dense piece: the best closed-form start, then L-BFGS with growing sharpness.
+
+    The sharpness stops growing once ρ lies below `enough` by what a proof may add.
+    """
     prepared = pull.prepare(torch.arange(1))
     best = Found({}, math.inf)
     for scale in _STARTS:
@@ -137,6 +141,8 @@ def optimise_dense(pull: PullBack, deadline: float, only_start: bool = False) ->
         return objective
 
     for sharpness in _DENSE_SHARPNESS:
+        if best.rho <= enough * (1 - _PROOF_ADDS):
+            break
         theta = lbfgs(at(sharpness), theta, 80, deadline)
         raw = unpack(theta, best.raw, keys)
         with torch.no_grad():

@@ -19,6 +19,7 @@ from ..results import (
     Certified,
     Check,
     Comparison,
+    Gate,
     Inspection,
     Kind,
     LayerSlope,
@@ -115,6 +116,35 @@ def print_checks(checks: Sequence[Check], console: Console) -> None:
             printer._text(verdict, "green" if check.holds else "bold red"),
         )
     console.print(table)
+
+
+def print_gate(gate: Gate, console: Console) -> None:
+    """Print the limits of `lipscope check`, what was measured, and the verdicts."""
+    printer = _Printer(console)
+    data = "" if gate.data is None else f" on {fmt.plain(gate.data.name)}"
+    console.print(
+        Text.assemble(printer._text(fmt.plain(gate.model.name), "bold"), printer._text(data, "dim"))
+    )
+    table = empty_table()
+    for heading in ("Limit", "", "Measured", "Kind", "Verdict"):
+        table.add_column(heading, justify="right" if heading in ("", "Measured") else "left", no_wrap=True)
+    table.add_column("Over", overflow="fold")
+    for each in gate.verdicts:
+        holds = each.outcome == "holds"
+        notes = [each.scope, *([] if each.origin == "given" else [each.origin])]
+        notes += [each.note] if each.note else []
+        table.add_row(
+            printer._text(each.quantity),
+            printer._text(f"≤ {fmt.number(each.limit)}"),
+            printer._text(fmt.number(each.measured, each.kind), "bold"),
+            printer._text(f"{SIGNS[each.kind]} {each.kind}", STYLES[each.kind]),
+            printer._text(each.outcome if holds else each.outcome.upper(), "green" if holds else "bold red"),
+            printer._text("; ".join(fmt.plain(note) for note in notes), "dim"),
+        )
+    console.print(table)
+    kept = sum(each.outcome == "holds" for each in gate.verdicts)
+    line = f"{'passed' if gate.passed else 'FAILED'}: {kept} of {len(gate.verdicts)} limits hold"
+    console.print(printer._text(line, "green" if gate.passed else "bold red"))
 
 
 def print_bracket(bracket: Bracket, console: Console) -> None:

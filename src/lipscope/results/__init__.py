@@ -11,6 +11,7 @@ from .concentration import Concentration, ConcentrationReport, Tail, TailLevel, 
 from .constrained import BoundedWeight, Constrained
 from .discriminant import ClassCount, Discriminant, DiscriminantReport, LayerSeparation
 from .fisher import FisherReport, FisherSpectrum, InputFisher, ParameterFisher
+from .gate import Gate, Limited, Verdict
 from .mean_field import (
     DepthScale,
     FieldMeasurement,
@@ -79,6 +80,7 @@ __all__ = [
     "FieldPrediction",
     "FisherReport",
     "FisherSpectrum",
+    "Gate",
     "InputFisher",
     "Inspection",
     "Kind",
@@ -87,6 +89,7 @@ __all__ = [
     "LayerSeparation",
     "LayerSlack",
     "LayerSlope",
+    "Limited",
     "Local",
     "MeanField",
     "MeanFieldReport",
@@ -115,5 +118,6 @@ __all__ = [
     "TailPoint",
     "UnboundedLayer",
     "UpperBound",
+    "Verdict",
     "Witness",
 ]
