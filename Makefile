@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test check lint types format build bench bench-long fuzz zoo lowest lock clean
+.PHONY: demo test check lint types format build site bench bench-long fuzz zoo lowest lock clean
 
 $(READY): requirements.lock pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -23,19 +23,22 @@ test: $(READY)  ## the test suite
 check: lint types
 
 lint: $(READY)
-	$(BIN)/ruff format --check src tests benchmarks examples
-	$(BIN)/ruff check src tests benchmarks examples
+	$(BIN)/ruff format --check src tests benchmarks examples docs
+	$(BIN)/ruff check src tests benchmarks examples docs
 
 types: $(READY)
 	$(BIN)/mypy
 
 format: $(READY)
-	$(BIN)/ruff format src tests benchmarks examples
-	$(BIN)/ruff check --fix src tests benchmarks examples
+	$(BIN)/ruff format src tests benchmarks examples docs
+	$(BIN)/ruff check --fix src tests benchmarks examples docs
 
 build: $(READY)  ## wheel and source archive in dist/
 	rm -rf dist
 	$(BIN)/python -m build
+
+site: $(READY)  ## the documentation site in dist/site; a warning is an error
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
 
 bench: $(READY)  ## the measurements quoted in the README and the documentation
 	$(BIN)/python benchmarks/lanczos_step.py
@@ -54,6 +57,10 @@ bench-long: $(READY)  ## certificates against other tools, on large networks, an
 	$(BIN)/python benchmarks/effective.py --full 1000 --many 6
 	$(BIN)/python benchmarks/kill.py --kills 100
 	$(BIN)/python benchmarks/predict.py
+	$(BIN)/python benchmarks/tools.py
+	$(BIN)/python benchmarks/penalty.py
+	$(BIN)/python benchmarks/monitor.py
+	$(BIN)/python benchmarks/mean_field.py --data demo
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/soak.py
 
 ZOO_VENV := .venv-zoo

@@ -153,19 +153,21 @@ def measure(name: str, seconds: float, budget: float) -> None:
     drifts = [snapshot.drift for snapshot in found]
     row(widths, "drift since the proofs, median", median(drifts), _range(drifts))
 
-    def steps(work: Callable[[], object]) -> float:
-        before = time.process_time()
-        work()
-        return (time.process_time() - before) / step
+    def steps(work: Callable[[], object], repeats: int = 5) -> float:
+        """Processor time of some work after a training step, in training steps; the median."""
+        taken = []
+        for _ in range(repeats):
+            watched.run(1)
+            before = time.process_time()
+            work()
+            taken.append((time.process_time() - before) / step)
+        return median(taken)
 
-    row(
-        widths,
-        "one snapshot without proofs, in training steps",
-        steps(lambda: monitor._snapshot(None, "affordable")),
-    )
     row(widths, "one drift bound, upper(), in training steps", steps(monitor.upper))
+    snapshot = steps(lambda: monitor._snapshot(None, "affordable"))
+    row(widths, "one snapshot without proofs, in training steps", snapshot)
     proofs = LayerProofs()
-    row(widths, "all proofs, in training steps", steps(lambda: proofs.prove(monitor.graph)))
+    row(widths, "all proofs, in training steps", steps(lambda: proofs.prove(monitor.graph), 1))
     row(widths, "set-up (tracing, proofs, one snapshot), wall seconds", monitor.setup_seconds)
     for count in (1, 10, 100):
         quick, frobenius, moved = zip(*changes(copy.deepcopy(plain.module), shape, batch, count), strict=True)

@@ -349,6 +349,16 @@ def test_only_what_depends_on_a_change_is_computed_again() -> None:
     compare_with_fresh(monitor, module, found)
 
 
+def test_an_inserted_layer_moves_the_proofs_of_those_behind_it() -> None:
+    module = perceptron()
+    monitor = Monitor(module, DATA, **QUICK)
+    module.insert(2, nn.Linear(12, 12).double())
+    found = monitor.update()
+    assert (found.proved, found.traced) == (["2 (Linear)"], True)
+    assert found.evaluated == ["2 (Linear)", "3 (Linear)", "4 (ReLU)", "5 (Linear)"]
+    compare_with_fresh(monitor, module, found)
+
+
 def test_a_network_that_shrinks_is_proved_again_too() -> None:
     module = perceptron()
     monitor = Monitor(module, DATA, **QUICK)

@@ -75,4 +75,7 @@ def _tensors(folder: Path) -> dict[str, Array]:
     from ..runs import WITNESS, read_tensors
 
     stored = folder / WITNESS
-    return {key: x.numpy() for key, x in read_tensors(stored).items()} if stored.exists() else {}
+    if not stored.exists():
+        return {}
+    # In float64 whatever the file holds: NumPy does not know all of torch's types.
+    return {key: x.double().numpy() for key, x in read_tensors(stored).items() if not x.is_complex()}
