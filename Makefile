@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test check lint types format build bench bench-long zoo lock clean
+.PHONY: demo test check lint types format build bench bench-long fuzz zoo lowest lock clean
 
 $(READY): requirements.lock pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -42,6 +42,9 @@ bench: $(READY)  ## the measurements quoted in the README and the documentation
 	$(BIN)/python benchmarks/certified_norms.py
 	$(BIN)/python benchmarks/effective.py --images 4000 --pairs 2000 --full 200 --many 6
 
+fuzz: $(READY)  ## 1,000 bad inputs through the command line
+	OMP_NUM_THREADS=1 $(BIN)/python -W ignore benchmarks/fuzz.py --inputs 1000
+
 bench-long: $(READY)  ## certificates against other tools, on large networks, and a soak (hours in all)
 	$(BIN)/python -m pip install --quiet --editable '.[bench]'
 	$(BIN)/python benchmarks/lipsdp.py
@@ -67,6 +70,20 @@ zoo: $(ZOO_VENV)/.ready  ## torchvision's classification networks at full size (
 	$(ZOO_VENV)/bin/python benchmarks/zoo.py --data $(ZOO_DATA)
 	$(ZOO_VENV)/bin/python benchmarks/zoo.py --table
 
+LOWEST_VENV := .venv-lowest
+CORE_TESTS := $(addprefix tests/test_,cli.py data.py import.py exported.py jacobian.py spectral.py models.py report.py \
+  brackets.py inspect.py faults.py)
+
+$(LOWEST_VENV)/.ready: pyproject.toml
+	$(PYTHON) -m venv $(LOWEST_VENV)
+	$(LOWEST_VENV)/bin/python .ci/lowest.py > $(LOWEST_VENV)/requirements.txt
+	$(LOWEST_VENV)/bin/python -m pip install --quiet --requirement $(LOWEST_VENV)/requirements.txt hypothesis pytest
+	$(LOWEST_VENV)/bin/python -m pip install --quiet --no-deps --editable .
+	touch $@
+
+lowest: $(LOWEST_VENV)/.ready  ## core tests with the lowest version of every dependency (7 GB: that torch comes with CUDA)
+	OMP_NUM_THREADS=1 $(LOWEST_VENV)/bin/python -m pytest $(CORE_TESTS)
+
 lock: $(READY)  ## renew requirements.lock; torch is pinned to a build that installs on its own
 	$(BIN)/python -m pip install --quiet pip-tools
 	echo "torch==2.13.0" > $(VENV)/constraints.txt
@@ -76,4 +93,4 @@ lock: $(READY)  ## renew requirements.lock; torch is pinned to a build that inst
 	sed -i 's/^\(torch==[0-9.]*\)+cpu$$/\1/' requirements.lock
 
 clean:
-	rm -rf $(VENV) $(ZOO_VENV) dist runs
+	rm -rf $(VENV) $(ZOO_VENV) $(LOWEST_VENV) dist runs

@@ -55,8 +55,10 @@ def commands_page() -> str:
 
     group: Any = typer.main.get_command(app)
     callbacks = {
-        command.name or command.callback.__name__: command.callback for command in app.registered_commands
-    }  # type: ignore[union-attr]
+        command.name or command.callback.__name__.replace("_", "-"): command.callback
+        for command in app.registered_commands
+        if command.callback is not None
+    }
     parts = ["# Commands", _paragraphs(group.help), "`lipscope --version` prints the version."]
     for name, command in group.commands.items():
         parts.append(f"## lipscope {name}")
@@ -119,29 +121,39 @@ def _default(value: object) -> str:
 # ------------------------------------------------------------------------------------------------ Python
 
 
+_PACKAGES = ("train",)
+"""Packages whose public names are used under the package's own name."""
+_MODULES = ("train.lightning", "train.transformers")
+"""Modules that import an optional package: they are read, not imported."""
+
+
 def api_page() -> str:
     """Every public name, under the module that it comes from."""
     import lipscope
 
     parts = [
         "# Python",
-        "All names below are those of `lipscope` itself: `lipscope.analyze`, `lipscope.Graph`. `lipscope.__version__` is "
-        "the version. A name is imported when it is first used, so `import lipscope` is cheap.",
+        "Names without a module are those of `lipscope` itself: `lipscope.analyze`, `lipscope.Graph`. "
+        "`lipscope.__version__` is the version. A name is imported when it is first used, so `import lipscope` is cheap.",
     ]
     for home, names in lipscope._HOMES.items():
-        about = (import_module(f"lipscope.{home}").__doc__ or "").partition("\n\n")[0]
-        parts.append(f"## {home.replace('_', ' ').capitalize()}\n\n" + " ".join(about.split()))
-        parts += [f"::: {_place(name, home)}" for name in names]
+        parts.append(f"## {home.replace('_', ' ').capitalize()}\n\n{_about(f'lipscope.{home}')}")
+        parts += [f"::: {_place(getattr(lipscope, name), name, f'lipscope.{home}')}" for name in names]
+    for path in _PACKAGES:
+        package = import_module(f"lipscope.{path}")
+        parts.append(f"## lipscope.{path}\n\n{_about(package.__name__)}")
+        parts += [f"::: {_place(getattr(package, name), name, package.__name__)}" for name in package.__all__]
+    parts += [f"::: lipscope.{path}\n    options:\n      heading_level: 2" for path in _MODULES]
     return "\n\n".join(parts) + "\n"
 
 
-def _place(name: str, home: str) -> str:
-    """Where a public name is written down, for mkdocstrings."""
-    import lipscope
+def _about(module: str) -> str:
+    return " ".join((import_module(module).__doc__ or "").partition("\n\n")[0].split())
 
-    thing = getattr(lipscope, name)
-    module = thing.__module__ if isinstance(thing, type) or callable(thing) else f"lipscope.{home}"
-    return f"{module}.{name}"
+
+def _place(thing: Any, name: str, home: str) -> str:
+    """Where a public name is written down, for mkdocstrings; constants do not know it."""
+    return f"{thing.__module__ if isinstance(thing, type) or callable(thing) else home}.{name}"
 
 
 def records_page() -> str:

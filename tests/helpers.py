@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +14,7 @@ import torch
 from torch import nn
 
 import lipscope
+from lipscope import cli
 from lipscope.graph import Graph
 from lipscope.quantities.checkpoint import State
 
@@ -46,3 +52,74 @@ class Memory:
 
     def folder(self) -> Path | None:
         return self.place
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a command ended: its exit code, or minus the signal that ended it, and what it said."""
+
+    code: int
+    out: str
+    err: str
+
+
+def command_here(args: list[str], cwd: Path) -> int:
+    """The exit code of `lipscope ARGS` run in this process; forks of it need not import what it needs again."""
+    before = sys.argv
+    try:
+        sys.argv = ["lipscope", *args]
+        with contextlib.chdir(cwd):
+            cli.main()
+    except SystemExit as stop:
+        return stop.code if isinstance(stop.code, int) else 1
+    finally:
+        sys.argv = before
+
+
+def start_command(
+    args: list[str], cwd: Path, first: Callable[[], object] = lambda: None, stdout: str = "stdout"
+) -> int:
+    """The process id of a fork of this process that calls `first` and then is `lipscope ARGS` in the folder.
+
+    It costs no start of the interpreter. What it says lies in the files "stdout" and "stderr" of the folder.
+    """
+    if pid := os.fork():
+        return pid
+    code = 1
+    try:
+        os.chdir(cwd)
+        for number, name in ((0, os.devnull), (1, stdout), (2, "stderr")):
+            os.dup2(os.open(name, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o600), number)
+        os.environ.update(COLUMNS="120", NO_COLOR="1", TERM="dumb")
+        sys.argv = ["lipscope", *args]
+        sys.stdout, sys.stderr = (os.fdopen(n, "w", encoding="utf-8", closefd=False) for n in (1, 2))
+        first()
+        cli.main()
+    except SystemExit as stop:
+        code = stop.code if isinstance(stop.code, int) else 1
+    except BaseException:
+        import traceback
+
+        traceback.print_exc()
+    finally:
+        try:
+            for stream in (sys.stdout, sys.stderr):
+                stream.flush()
+        finally:
+            os._exit(code)
+
+
+def wait_command(pid: int, cwd: Path) -> Ended:
+    """Wait for what `start_command` started."""
+    code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    out, err = (cwd / name for name in ("stdout", "stderr"))
+    return Ended(
+        code, out.read_text("utf-8") if out.is_file() else "", " ".join(err.read_text("utf-8").split())
+    )
+
+
+def forked_command(
+    args: list[str], cwd: Path, first: Callable[[], object] = lambda: None, stdout: str = "stdout"
+) -> Ended:
+    """`start_command` and `wait_command`."""
+    return wait_command(start_command(args, cwd, first, stdout), cwd)

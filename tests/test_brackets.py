@@ -9,13 +9,11 @@ import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
-from safetensors.torch import load_file, save_file
 from torch import nn
 
 from lipscope import BallOptions, DataError, bracket, from_torch
 from lipscope.graph import Graph
 from lipscope.results import Bracket
-from lipscope.verification import verify_run
 from strategies import Network, networks, randomised
 from test_cli import lipscope_command
 
@@ -85,7 +83,7 @@ def test_a_small_network_is_bracketed_to_the_last_digits(place: Path) -> None:
 def test_verify_confirms_a_run_and_only_of_its_own_network(place: Path) -> None:
     done = lipscope_command("verify", "run", "net.py:build", cwd=place)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("confirmed") == 4
+    assert done.stdout.count("confirmed") == 5
     other = lipscope_command("verify", "run", "net.py:other", cwd=place)
     assert other.returncode == 5
     assert "another network" in other.stderr
@@ -105,48 +103,10 @@ def graph_of(place: Path) -> Graph:
     return from_torch(scope["build"](), (3,))  # type: ignore[operator]
 
 
-def checks(folder: Path, graph: Graph) -> dict[str, bool]:
-    return {check.name: check.holds for check in verify_run(folder, graph)}
-
-
-def test_verify_finds_every_kind_of_tampering(place: Path, copy: Path) -> None:
-    graph = graph_of(place)
-    assert all(checks(copy, graph).values())
-    record = json.loads((copy / "bracket.json").read_text())
-
-    def claimed(name: str, factor: float) -> dict[str, bool]:
-        changed = json.loads(json.dumps(record))
-        for bound in changed["bounds"]:
-            if bound["name"] == name:
-                bound["value"] *= factor
-        (copy / "bracket.json").write_text(json.dumps(changed))
-        return checks(copy, graph)
-
-    for name, factor in (("analytical", 0.99), ("certified", 0.99), ("ascent", 1.01)):
-        found = claimed(name, factor)
-        assert not found.pop(name)
-        assert all(found.values())
-    claimed("ascent", 1.0)
-
-    witness = load_file(copy / "witness.safetensors")
-    save_file({**witness, "ascent.x2": witness["ascent.x1"] + 1.0}, copy / "witness.safetensors")
-    assert not checks(copy, graph)["ascent"]
-    save_file({key: x for key, x in witness.items() if key != "exact.x1"}, copy / "witness.safetensors")
-    assert not checks(copy, graph)["exact"]
-
-    certificate = copy / "certificate.safetensors"
-    content = certificate.read_bytes()
-    certificate.write_bytes(content[:-8] + bytes(8))
-    assert not checks(copy, graph)["certified"]
-    certificate.unlink()
-    assert not checks(copy, graph)["certified"]
-
-
 def test_verify_ends_in_the_exit_code_of_a_failed_proof(place: Path, copy: Path) -> None:
-    text = (copy / "bracket.json").read_text()
-    record = json.loads(text)
+    record = json.loads((copy / "bracket.json").read_text())
     record["bounds"][0]["value"] /= 2
-    (copy / "bracket.json").write_text(json.dumps(record))
+    (copy / "bracket.json").write_text(Bracket.from_json(json.dumps(record)).to_json())
     done = lipscope_command("verify", str(copy), "net.py:build", cwd=place)
     assert done.returncode == 7
     assert "NOT CONFIRMED" in done.stdout

@@ -17,6 +17,7 @@ from scipy.stats import binomtest
 
 import lipscope
 from lipscope import cli
+from lipscope.errors import ModelError
 from lipscope.graph import Graph
 from lipscope.layers.activation import GELU, ReLU, Tanh
 from lipscope.layers.dense import Dense
@@ -156,6 +157,8 @@ def test_a_larger_constant_than_needed_is_only_looser() -> None:
         for bound in (tight, loose)
     ]
     assert found[0].variance_proxy * 25 == pytest.approx(found[1].variance_proxy)
+    with pytest.raises(ModelError, match="overflows"):
+        lipscope.concentration(Graph.chain((3,), [Dense(torch.eye(3).double() * 1e38)]), torch.zeros(3), 1e3)
     with pytest.raises(ValueError, match="sigma"):
         lipscope.concentration(graph, torch.zeros(3), 0.0)
     with pytest.raises(ValueError, match="shape"):
@@ -194,5 +197,5 @@ def test_the_command_writes_what_it_prints(tmp_path: Path, monkeypatch, capsys) 
     assert 0 < found.outside < 1.1e-9
     assert all(point.bound >= found.outside for tail in found.tails for point in tail.points)
     assert "<svg" in (tmp_path / "f.svg").read_text("utf-8")
-    assert run(monkeypatch, *common, "two", "--at", "x.npy") == 5
-    assert "2 samples" in capsys.readouterr().err
+    assert run(monkeypatch, *common, "third", "--at", "x.npy", "--number", "2") == 5
+    assert "2 samples, numbered from 0; 2 is none" in capsys.readouterr().err

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 import sys
 from pathlib import Path
@@ -11,6 +12,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
+from rich.console import Console
 from sklearn.covariance import ledoit_wolf as reference_ledoit_wolf
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from torch import nn
@@ -22,6 +25,7 @@ from lipscope.errors import DataError
 from lipscope.graph import Graph
 from lipscope.layers.activation import LeakyReLU
 from lipscope.quantities.discriminant import fisher_quotient, ledoit_wolf
+from lipscope.report import print_discriminant
 from lipscope.results import Discriminant, DiscriminantReport
 from strategies import networks, seeds
 
@@ -256,6 +260,20 @@ def test_samples_that_do_not_scatter_are_refused() -> None:
         lipscope.discriminant(Graph.chain((1,), []), samples, labels, **PRECISE)
 
 
+@pytest.mark.parametrize("width", [50, 80, 120, 160])
+def test_the_table_fits(width: int) -> None:
+    _, graph = small_network()
+    report = lipscope.separate(graph, gaussian(12, (2, 8, 8)), [0, 1, 2] * 4, name="[net]")
+    for encoding in ("utf-8", "ascii"):
+        stream = io.TextIOWrapper(io.BytesIO(), encoding=encoding, newline="\n")
+        print_discriminant(report, Console(file=stream, width=width, color_system=None))
+        stream.flush()
+        text = stream.buffer.getvalue().decode(encoding)  # type: ignore[attr-defined]
+        assert max(map(len, text.splitlines())) <= width
+        for words in ("[net]", "3 classes", "input", "Held", "no map reaches more than"):
+            assert words in " ".join(text.split())
+
+
 # ---- the command ----------------------------------------------------------------------------------------
 
 NET = """
@@ -302,6 +320,20 @@ def test_the_command_prints_and_writes(run, tmp_path: Path) -> None:
     code, text = run(60, *options)  # read back
     assert code == 0
     assert max(map(len, text.splitlines())) <= 60
+
+
+def test_classes_are_the_folders_of_images(run, tmp_path: Path) -> None:
+    generator = np.random.default_rng(0)
+    for name, low in (("dark", 0), ("light", 150)):
+        (tmp_path / "photos" / name).mkdir(parents=True)
+        for number in range(4):
+            pixels = generator.integers(low, low + 100, (1, 6), dtype=np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "photos" / name / f"{number}.png")
+    code, text = run(120, "--data", "photos", "--input-shape", "1x1x6", "--output", "r")
+    assert code == 0, text
+    report = DiscriminantReport.from_json((tmp_path / "r" / "discriminant.json").read_bytes())
+    assert [(c.name, c.samples) for c in report.discriminant.classes] == [("dark", 4), ("light", 4)]
+    assert report.discriminant.layers[0].ratio > 1
 
 
 def test_the_command_says_what_is_wrong(run) -> None:

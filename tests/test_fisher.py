@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import math
 import sys
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from rich.console import Console
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -25,6 +28,7 @@ from lipscope.layers.activation import ReLU
 from lipscope.layers.dense import Dense
 from lipscope.layers.scaling import Scaling
 from lipscope.quantities import fisher_embedding, input_fisher, parameter_fisher
+from lipscope.report import print_fisher
 from lipscope.results import FisherReport
 from strategies import networks, seeds
 
@@ -341,6 +345,37 @@ def test_networks_that_do_not_fit_the_likelihood_are_refused() -> None:
         parameter_fisher(nn.Tanh(), samples)
     with pytest.raises(DataError, match="outputs 0 to 4"):
         parameter_fisher(classifier(), samples, "softmax", labels=load_labels([0, 4], samples))
+
+
+def test_the_job_refuses_before_it_computes() -> None:
+    samples = gaussian(2, (6,))
+    ends = nn.Sequential(classifier(), nn.Softmax(1))
+    with pytest.raises(ModelError, match="without that layer"):
+        lipscope.fisher(ends, samples, likelihood="softmax", space="parameters")
+    with pytest.raises(DataError, match="positive number, not nan"):
+        lipscope.fisher(classifier(), samples, variance=float("nan"))
+
+
+class Square(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x * x
+
+
+@pytest.mark.parametrize("width", [60, 80, 120])
+def test_the_table_fits_and_says_where_no_bound_is_known(width: int) -> None:
+    module = nn.Sequential(nn.Linear(6, 4), Square()).double()
+    report = lipscope.fisher(module, gaussian(3, (6,)), name="[net]")
+    assert report.inputs is not None
+    assert report.inputs.bound == math.inf
+    assert FisherReport.from_json(report.to_json()) == report
+    for encoding in ("utf-8", "ascii"):
+        stream = io.TextIOWrapper(io.BytesIO(), encoding=encoding, newline="\n")
+        print_fisher(report, Console(file=stream, width=width, color_system=None))
+        stream.flush()
+        text = stream.buffer.getvalue().decode(encoding)  # type: ignore[attr-defined]
+        assert max(map(len, text.splitlines())) <= width
+        for words in ("[net]", "inputs, most", "parameters", "no certified constant"):
+            assert words in " ".join(text.split())
 
 
 def test_attention_and_training_mode_are_left_as_they_are() -> None:

@@ -301,9 +301,9 @@ def test_what_is_not_covered_is_named_and_ends_the_theory() -> None:
     same = Residual(nn.ReLU(), 1.0, False)
     theory = lipscope.mean_field_theory(lipscope.from_torch(nn.Sequential(nn.Linear(6, 5), same), (6,)))
     assert "depend on each other" in theory.not_covered[0].reason
-    pooled = nn.Sequential(nn.Conv2d(1, 3, 3), nn.SiLU(), nn.MaxPool2d(2))
-    theory = lipscope.mean_field_theory(lipscope.from_torch(pooled, (1, 6, 6)))
-    assert "not monotone" in theory.not_covered[0].reason
+    channels = nn.Sequential(nn.Conv1d(1, 3, 2), nn.PReLU(3))
+    theory = lipscope.mean_field_theory(lipscope.from_torch(channels, (1, 6)))
+    assert theory.not_covered[0].reason == "PReLU differs between units"
 
 
 def test_a_sum_behind_an_activation_is_marked() -> None:
@@ -312,6 +312,10 @@ def test_a_sum_behind_an_activation_is_marked() -> None:
     theory = lipscope.mean_field_theory(lipscope.from_torch(module, (6,)))
     assert [row.approximated for row in theory.layers] == [False, False, True]
     assert theory.layers[-1].predicted.chi is None
+    # The largest of units that are no monotone function of a Gaussian.
+    pooled = nn.Sequential(nn.Conv2d(1, 3, 3), nn.SiLU(), nn.MaxPool2d(2))
+    theory = lipscope.mean_field_theory(lipscope.from_torch(pooled, (1, 6, 6)))
+    assert [row.approximated for row in theory.layers] == [False, True]
 
 
 # ---- inputs, runs, the command ------------------------------------------------------------------------------

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 from ._version import __version__
 
 if TYPE_CHECKING:
-    from . import train
+    from . import train as train
     from .analysis import Options, analyze
     from .brackets import BallOptions, bracket
     from .certificates import Certificate, certify, verify
@@ -69,9 +69,21 @@ if TYPE_CHECKING:
         second_moment,
         slack,
     )
-    from .results import Bracket, Comparison, DiscriminantReport, FisherReport, Gate, Inspection, Result
+    from .results import (
+        Bracket,
+        Comparison,
+        ConcentrationReport,
+        DiscriminantReport,
+        FisherReport,
+        Gate,
+        Inspection,
+        MeanFieldReport,
+        Result,
+    )
     from .separation import separate
     from .spectral import SpectralNorm, spectral_norm
+    from .tails import Noise, noise_tails
+    from .theory import compare_mean_field
 
 _HOMES = {
     "analysis": ("Options", "analyze"),
@@ -123,14 +135,18 @@ _HOMES = {
     "results": (
         "Bracket",
         "Comparison",
+        "ConcentrationReport",
         "DiscriminantReport",
         "FisherReport",
         "Gate",
         "Inspection",
+        "MeanFieldReport",
         "Result",
     ),
     "separation": ("separate",),
     "spectral": ("SpectralNorm", "spectral_norm"),
+    "tails": ("Noise", "noise_tails"),
+    "theory": ("compare_mean_field",),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
@@ -141,6 +157,7 @@ __all__ = [
     "Certificate",
     "CertificateError",
     "Comparison",
+    "ConcentrationReport",
     "DataError",
     "DiscriminantReport",
     "Engine",
@@ -153,8 +170,10 @@ __all__ = [
     "Jacobian",
     "Labels",
     "LipscopeError",
+    "MeanFieldReport",
     "MeanSlopes",
     "ModelError",
+    "Noise",
     "Options",
     "RayEngine",
     "Result",
@@ -171,6 +190,7 @@ __all__ = [
     "certify",
     "check",
     "compare",
+    "compare_mean_field",
     "concentration",
     "discriminant",
     "effective",
@@ -194,13 +214,13 @@ __all__ = [
     "mean_jacobian_norm",
     "mean_slopes",
     "mid_range",
+    "noise_tails",
     "parameter_fisher",
     "scalar_slopes",
     "second_moment",
     "separate",
     "slack",
     "spectral_norm",
-    "train",
     "verify",
 ]
 

@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+import torch
 from torch import Tensor, nn
 
 from ._version import __version__
@@ -137,6 +138,12 @@ class _Request:
             return {}
         return {"center": self.over.center, "radius": self.over.radius, "ball_norm": self.over.norm}
 
+    @property
+    def centre(self) -> dict[str, Tensor]:
+        """The ball's centre in float64, kept beside the bounds over it so that they can be checked again."""
+        assert self.over is not None
+        return {"center": self.over.center.detach().to("cpu", torch.float64)}
+
 
 Bound = Analytical | Certified | OperatorProduct | Ball | Attained | Exact
 
@@ -154,7 +161,7 @@ def _bounds(request: _Request, stages: Stages) -> Iterator[Bound]:
     else:
         yield stages.once("product", OperatorProduct, lambda: (operator_product(graph, norm), None))
     if request.over is not None:
-        yield stages.once("ball", Ball, lambda: (ball(graph, norm=norm, **request.region), None))
+        yield stages.once("ball", Ball, lambda: (ball(graph, norm=norm, **request.region), request.centre))
     yield stages.once(
         "ascent",
         Attained,

@@ -43,3 +43,14 @@ class EngineError(LipscopeError):
     """The engine cannot be started, or its workers keep dying."""
 
     exit_code = 8
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether memory ran out: of this process, of a device, or for another thread."""
+    if isinstance(error, MemoryError):
+        return True
+    said = str(error)
+    return isinstance(error, RuntimeError) and any(
+        words in said for words in ("can't allocate memory", "not enough memory", "out of memory",
+                                    "bad_alloc", "can't start new thread")
+    )  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -17,7 +18,7 @@ from .data.labels import LabelSource
 from .errors import DataError
 from .graph import Graph, from_torch
 from .progress import Progress, silent
-from .quantities import input_fisher, parameter_fisher
+from .quantities import fisher_embedding, input_fisher, parameter_fisher
 from .results import FisherReport, FisherSpectrum, InputFisher, ParameterFisher
 from .results.fisher import Likelihood
 from .runs import FISHER, WITNESS
@@ -92,12 +93,17 @@ def fisher(
             "labels make the empirical Fisher information of the parameters of a classifier; they go with the softmax "
             "likelihood and the parameters"
         )
+    if not 0 < variance < math.inf:
+        raise DataError(f"the variance of a Gaussian output is a positive number, not {variance}")
     check_device(device)
     given = data if isinstance(data, Samples) else load_samples(data, input_shape, preprocess)
     classes = None
     if labels is not None:
         classes = labels if isinstance(labels, Labels) else load_labels(labels, given)
     graph = from_torch(module, input_shape or given.shape)
+    fisher_embedding(
+        graph, likelihood, variance
+    )  # refuses a network that does not fit, before anything is computed
     if samples < len(given):
         chosen = sorted(
             torch.randperm(len(given), generator=torch.Generator().manual_seed(seed))[:samples].tolist()

@@ -13,8 +13,7 @@ from torch import Tensor, nn
 
 from ._version import __version__
 from .data import ImagePreprocessing, Samples, load_samples
-from .errors import DataError
-from .graph import Graph, from_torch
+from .graph import Graph
 from .progress import Progress, silent
 from .quantities import Pair, analytical, ascent, local, mean_slopes, slack
 from .results import Analytical, Attained, Certified, Inspection, LayerSlope, Local, Slack
@@ -28,6 +27,7 @@ from .stages import (
     completed,
     data_info,
     model_info,
+    network_and_data,
     provenance,
 )
 
@@ -83,19 +83,7 @@ def inspect(
     if samples < 1:
         raise ValueError("samples must be positive")
     check_device(device)
-    if isinstance(module, Graph):
-        input_shape = module.input_shape
-    given = None
-    if data is not None:
-        given = data if isinstance(data, Samples) else load_samples(data, input_shape, preprocess)
-        input_shape = input_shape or given.shape
-    if input_shape is None:
-        raise DataError("the model's input shape is needed, such as 3x224x224")
-    graph = module if isinstance(module, Graph) else from_torch(module, input_shape)
-    if given is not None and given.shape != graph.input_shape:
-        raise DataError(
-            f"{given.name}: samples of shape {given.shape}, but the model takes {graph.input_shape}"
-        )
+    graph, given = network_and_data(module, input_shape, data, preprocess)
     if given is not None and samples < len(given):
         given = given.take(samples, seed)
     job = _Job(graph, given, effort, seconds, seed, device)

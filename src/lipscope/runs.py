@@ -10,16 +10,17 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+import stat
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import IO, Any, TypeVar
-from zipfile import BadZipFile
 
 import numpy as np
 from torch import Tensor
 
 from .atomic import is_draft, write_atomically
+from .data.files import reason
 from .errors import DataError, LipscopeError, RunFolderError
 from .quantities.checkpoint import State
 from .results import Bracket, Comparison, Gate, Inspection, Report, Result
@@ -30,6 +31,7 @@ CERTIFICATE, BRACKET, INSPECTION = "certificate.safetensors", "bracket.json", "i
 FISHER, DISCRIMINANT = "fisher.json", "discriminant.json"
 COMPARISON, CHECK = "comparison.json", "check.json"
 _STATE, _LOCK = "state", "lock"
+_MOST_BYTES = 2**30
 
 _REPORTS: dict[str, tuple[type[Report], str]] = {
     RESULT: (Result, "effective"),
@@ -66,6 +68,7 @@ class RunFolder:
             raise RunFolderError(
                 f"{path} is not a run folder (it holds {foreign[0]}); choose a new or empty --output"
             )
+        _refuse_links(path)
         self._lock = self._take_lock()
         try:
             self._sweep()
@@ -90,9 +93,7 @@ class RunFolder:
         try:
             with np.load(path, allow_pickle=False) as archive:
                 return {key: archive[key] for key in archive.files}
-        except FileNotFoundError:
-            return None
-        except (OSError, ValueError, KeyError, EOFError, BadZipFile):
+        except Exception:  # NumPy and zipfile raise many types on malformed files
             return None
 
     def save(self, name: str, **state: np.ndarray) -> None:
@@ -104,9 +105,11 @@ class RunFolder:
         return self.path / _STATE
 
     def load_text(self, name: str) -> str | None:
-        """A finished stage's record, if any."""
-        path = self.path / _STATE / f"{name}.json"
-        return path.read_text("utf-8") if path.exists() else None
+        """A finished stage's record; None if there is none (or an unreadable one)."""
+        try:
+            return (self.path / _STATE / f"{name}.json").read_text("utf-8")
+        except (OSError, UnicodeDecodeError):
+            return None
 
     def save_text(self, name: str, text: str) -> None:
         """Record a finished stage."""
@@ -121,9 +124,12 @@ class RunFolder:
         if not all((self.path / file).exists() for file in (name, WITNESS, *others)):
             return None
         try:
-            return kind.from_json((self.path / name).read_bytes())
+            found = kind.from_json((self.path / name).read_bytes())
         except (OSError, LipscopeError):
             return None
+        # A life that ended between the last file and here left them, or nothing is in it but the folder itself.
+        self._drop_state()
+        return found
 
     def finish(self, files: Mapping[str, str], witnesses: Mapping[str, Tensor]) -> None:
         """Write the witness inputs and the files, the result last, and drop the checkpoints."""
@@ -133,6 +139,9 @@ class RunFolder:
         self._write(WITNESS, lambda file: file.write(save(content)))
         for name, text in files.items():
             self._write(name, partial(_write_text, text=text))
+        self._drop_state()
+
+    def _drop_state(self) -> None:
         shutil.rmtree(self.path / _STATE, ignore_errors=True)
 
     def _write(self, name: str, write: Callable[[IO[bytes]], Any], durable: bool = True) -> None:
@@ -167,17 +176,63 @@ class RunFolder:
         path = self.path / IDENTITY
         text = json.dumps(identity, indent=2, sort_keys=True)
         if path.exists():
-            if path.read_text("utf-8") != text:
+            try:
+                held = path.read_bytes()
+            except OSError as error:
+                raise RunFolderError(
+                    f"cannot read {path}: {error.strerror or error}; choose another --output"
+                ) from error
+            if held != text.encode():
                 raise RunFolderError(
                     f"{self.path} holds a run of another model, data set or options; choose another --output"
                 )
         else:
             self._write(IDENTITY, lambda file: file.write(text.encode()))
-        (self.path / _STATE).mkdir(exist_ok=True)
+        try:
+            (self.path / _STATE).mkdir(exist_ok=True)
+        except OSError as error:
+            raise RunFolderError(
+                f"cannot write in {self.path}: {error.strerror or error}; choose another --output"
+            ) from error
+
+
+def _refuse_links(folder: Path) -> None:
+    """Raise a `RunFolderError` if the folder, sent by somebody else perhaps, leads out of itself."""
+    for path in sorted(folder.rglob("*")):
+        if path.is_symlink() or not (path.is_file() or path.is_dir()):
+            raise RunFolderError(
+                f"{path} is a link, a pipe or a device, and a run folder holds plain files; remove it, or choose "
+                "another --output"
+            )
 
 
 def _write_text(file: IO[bytes], text: str) -> None:
     file.write(text.encode())
+
+
+def read_bytes(path: Path) -> bytes:
+    """The content of a file of a run folder.
+
+    Raises:
+        DataError: it cannot be read, is no plain file, or is unreasonably large.
+    """
+    check_plain(path)
+    try:
+        if path.stat().st_size > _MOST_BYTES:
+            raise DataError(f"{path} has more than {_MOST_BYTES >> 30} GiB, which no result has")
+        return path.read_bytes()
+    except OSError as error:
+        raise DataError(f"cannot read {path}: {error.strerror or error}") from error
+
+
+def check_plain(path: Path) -> None:
+    """Raise a `DataError` unless the file of a run folder is a plain one: no link, pipe or device."""
+    try:
+        mode = path.lstat().st_mode
+    except OSError as error:
+        raise DataError(f"cannot read {path}: {error.strerror or error}; give a run folder") from error
+    if not stat.S_ISREG(mode):
+        raise DataError(f"{path} is no plain file but a folder, link, pipe or device, and is not read")
 
 
 def read_report(path: Path) -> Report:
@@ -190,12 +245,7 @@ def read_report(path: Path) -> Report:
     if path.is_dir() and not files:
         raise DataError(f"{path} is not the folder of a finished run: it holds none of {', '.join(_REPORTS)}")
     file = files[0] if files else path
-    try:
-        content = file.read_bytes()
-    except OSError as error:
-        raise DataError(
-            f"cannot read {file}: {error.strerror}; give a run folder or the JSON file of one"
-        ) from error
+    content = read_bytes(file)
     try:
         return _kind_of(content).from_json(content)
     except LipscopeError as error:
@@ -218,13 +268,14 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     Raises:
         DataError: it cannot be read.
     """
+    check_plain(path)
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     try:
         content: dict[str, Tensor] = load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise DataError(f"cannot read {path}: {error}") from error
+    except (SafetensorError, OSError, ValueError, KeyError, RuntimeError) as error:
+        raise DataError(f"cannot read {path}: {reason(error)}; ask for a whole copy of the run") from error
     return content
 
 

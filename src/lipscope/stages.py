@@ -11,17 +11,18 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import torch
-from pydantic import TypeAdapter
-from torch import Tensor
+from pydantic import TypeAdapter, ValidationError
+from torch import Tensor, nn
 
 from ._version import __version__
 from .certificates import Effort, improve, norm_bounds
-from .data import Samples
-from .errors import ModelError
-from .graph import Graph
+from .data import ImagePreprocessing, Samples, load_samples
+from .data.files import printable
+from .errors import DataError, ModelError
+from .graph import Graph, from_torch
 from .progress import Progress
 from .quantities import Pair
-from .quantities.checkpoint import no_checkpoint
+from .quantities.checkpoint import State, no_checkpoint
 from .results import (
     Certified,
     Cost,
@@ -61,18 +62,28 @@ class Stages:
     def once(self, name: str, kind: type[T], compute: Callable[[], tuple[T, Kept]]) -> T:
         """The stage's recorded result, or a newly computed one; its witness pair or tensors are kept."""
         record = TypeAdapter(kind)
-        if self.folder is not None and (text := self.folder.load_text(name)) is not None:
-            result = record.validate_json(text)
-            points = self.folder.load(f"witness.{name}") or {}
-        else:
+        found = self._recorded(name, record)
+        if found is None:
             result, kept = compute()
             tensors = {"x1": kept.x1, "x2": kept.x2} if isinstance(kept, Pair) else kept or {}
-            points = {key: tensor.numpy() for key, tensor in tensors.items()}
+            points: State = {key: tensor.numpy() for key, tensor in tensors.items()}
             if self.folder is not None:
                 self.folder.save(f"witness.{name}", **points)
                 self.folder.save_text(name, record.dump_json(result).decode())
+        else:
+            result, points = found
         self.witnesses.update({f"{name}.{key}": torch.from_numpy(x) for key, x in points.items()})
         return result
+
+    def _recorded(self, name: str, record: TypeAdapter[T]) -> tuple[T, State] | None:
+        """What the stage left in an earlier life; None if it did not finish, or its files are damaged."""
+        if self.folder is None or (text := self.folder.load_text(name)) is None:
+            return None
+        points = self.folder.load(f"witness.{name}")
+        try:
+            return None if points is None else (record.validate_json(text), points)
+        except ValidationError:
+            return None
 
     def filed(self, quantity: Q) -> Q:
         """The quantity with its witness or tensors, if any, marked as stored in the run folder."""
@@ -120,6 +131,33 @@ def certify_in(
     )
 
 
+def network_and_data(
+    module: nn.Module | Graph,
+    input_shape: tuple[int, ...] | None,
+    data: Any,
+    preprocess: ImagePreprocessing | None,
+) -> tuple[Graph, Samples | None]:
+    """The graph, and the samples if there are data, checked to fit.
+
+    Raises:
+        DataError: they do not fit, or there is no input shape.
+    """
+    if isinstance(module, Graph):
+        input_shape = module.input_shape
+    given = None
+    if data is not None:
+        given = data if isinstance(data, Samples) else load_samples(data, input_shape, preprocess)
+        input_shape = input_shape or given.shape
+    if input_shape is None:
+        raise DataError("the model's input shape is needed, such as 3x224x224")
+    graph = module if isinstance(module, Graph) else from_torch(module, input_shape)
+    if given is not None and given.shape != graph.input_shape:
+        raise DataError(
+            f"{given.name}: samples of shape {given.shape}, but the model takes {graph.input_shape}"
+        )
+    return graph, given
+
+
 def model_info(graph: Graph, label: str) -> ModelInfo:
     """What was analysed."""
     return ModelInfo(
@@ -155,7 +193,7 @@ def provenance(
         device=device,
         dtype=dtype,
         seed=seed,
-        command=" ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        command=printable(" ".join([Path(sys.argv[0]).name, *sys.argv[1:]])),
         started=started,
         seconds=time.perf_counter() - clock,
         peak_memory_bytes=_peak_memory(),
@@ -193,8 +231,9 @@ def completed(
 def check_device(device: str) -> None:
     """Raise a `ModelError` if torch cannot compute there."""
     try:
-        torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError) as error:
+        # Read back: there are devices on which nothing is computed.
+        torch.zeros(1, device=device).cpu()
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
         reason = str(error).splitlines()[0]
         raise ModelError(f"device {device!r} cannot be used: {reason}") from error
 

@@ -10,14 +10,13 @@ from typing import Any
 from torch import nn
 
 from ._version import __version__
-from .data import ImagePreprocessing, Samples, load_samples
-from .errors import DataError
-from .graph import Graph, from_torch
+from .data import ImagePreprocessing
+from .graph import Graph
 from .progress import Progress, silent
 from .quantities import mean_field
 from .results import MeanField, MeanFieldReport
 from .runs import MEAN_FIELD
-from .stages import Stages, check_device, completed, data_info, model_info, provenance
+from .stages import Stages, check_device, completed, data_info, model_info, network_and_data, provenance
 
 
 def compare_mean_field(
@@ -92,30 +91,3 @@ def compare_mean_field(
         )
 
     return completed(output, identity, MeanFieldReport, MEAN_FIELD, run, progress)
-
-
-def network_and_data(
-    module: nn.Module | Graph,
-    input_shape: tuple[int, ...] | None,
-    data: Any,
-    preprocess: ImagePreprocessing | None,
-) -> tuple[Graph, Samples | None]:
-    """The graph, and the samples if there are data, checked to fit.
-
-    Raises:
-        DataError: they do not fit, or there is no input shape.
-    """
-    if isinstance(module, Graph):
-        input_shape = module.input_shape
-    given = None
-    if data is not None:
-        given = data if isinstance(data, Samples) else load_samples(data, input_shape, preprocess)
-        input_shape = input_shape or given.shape
-    if input_shape is None:
-        raise DataError("the model's input shape is needed, such as 3x224x224")
-    graph = module if isinstance(module, Graph) else from_torch(module, input_shape)
-    if given is not None and given.shape != graph.input_shape:
-        raise DataError(
-            f"{given.name}: samples of shape {given.shape}, but the model takes {graph.input_shape}"
-        )
-    return graph, given

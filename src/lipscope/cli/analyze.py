@@ -9,7 +9,7 @@ import typer
 
 from .app import app
 from .console import escaped, open_console, progress_bars, say
-from .options import Effort, Mean, Resize, Seconds, Seed, State, Std, image_preprocessing, load
+from .options import Effort, Mean, Resize, Seconds, Seed, State, Std, finite, image_preprocessing, load
 
 
 @app.command()
@@ -67,7 +67,8 @@ def analyze(
     effort: Effort = "balanced",
     seconds: Seconds = None,
     tolerance: Annotated[
-        float, typer.Option(help="Relative accuracy of Lip(x) at each sample.", min=1e-12, max=0.5)
+        float,
+        typer.Option(help="Relative accuracy of Lip(x) at each sample.", min=1e-12, max=0.5, callback=finite),
     ] = 1e-3,
     batch_size: Annotated[
         int, typer.Option(help="Samples treated at once; memory grows with it.", min=1)

@@ -2,17 +2,31 @@
 
 from __future__ import annotations
 
+import io
 import sys
-from typing import Annotated, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
+from typer.core import TyperGroup
 
 from .._version import __version__
-from ..errors import LipscopeError
-from .console import escaped, say
+from .ending import ending
+
+_GO_ON = ("analyze", "certify", "inspect", "fisher", "mean-field", "concentration", "discriminant")
+"""Commands that write a run folder and go on from it."""
+
+
+class _Commands(TyperGroup):
+    """The commands, each of which ends as `ending` says."""
+
+    def invoke(self, ctx: Any) -> Any:
+        with ending(lambda: ctx.invoked_subcommand in _GO_ON):
+            return super().invoke(ctx)
+
 
 app = typer.Typer(
     name="lipscope",
+    cls=_Commands,
     help="How much can a trained network stretch its input? "
     "Certified from above, attained from below, effectively on your data.",
     no_args_is_help=True,
@@ -25,14 +39,11 @@ app = typer.Typer(
 
 def main() -> NoReturn:
     """Entry point: errors a user can cause end in one sentence and their exit code."""
-    try:
-        app(standalone_mode=True)
-    except LipscopeError as error:
-        say(f"[bold red]error:[/] {escaped(str(error))}")
-        sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        say("[bold]interrupted[/]: the same command goes on where this run stopped")
-        sys.exit(130)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # A terminal that cannot show a character gets its number.
+            stream.reconfigure(errors="backslashreplace")
+    app(standalone_mode=True)
     sys.exit(0)
 
 

@@ -37,7 +37,8 @@ def certify(
     output: Annotated[
         Path | None,
         typer.Option(
-            help="Run folder for bracket.json, the certificate and the witnesses. Default: a folder under runs/."
+            help="Run folder for bracket.json, report.html, the certificate and the witnesses. "
+            "Default: a folder under runs/."
         ),
     ] = None,
     state: State = None,
@@ -65,7 +66,8 @@ def certify(
         raise DataError("the model's --input-shape is needed, such as 3x224x224")
     over = None
     if ball is not None:
-        over = BallOptions(one_input("--ball", ball[0], shape, loaded), ball[1], ball_norm, ball[0])
+        center, _ = one_input("--ball", ball[0], shape, loaded)
+        over = BallOptions(center, ball[1], ball_norm, ball[0])
     asked = {"certify": model, "state": str(state), "shape": shape, "ball": ball, "ball_norm": ball_norm,
              "norm": norm, "effort": effort, "seconds": seconds, "exact": exact, "seed": seed}  # fmt: skip
     folder = output or default_output(loaded.name, "bracket", asked)
@@ -75,4 +77,4 @@ def certify(
             output=folder, name=loaded.name, seed=seed, progress=progress,
         )  # fmt: skip
     print_bracket(found, open_console(error=False))
-    say(f"\nwrote {escaped(str(folder / 'bracket.json'))}")
+    say(f"\nwrote {escaped(str(folder / 'bracket.json'))} and {escaped(str(folder / 'report.html'))}")

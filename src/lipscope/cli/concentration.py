@@ -25,8 +25,9 @@ def concentration(
         ),
     ],
     at: Annotated[
-        str, typer.Option(help="The input without noise: an image or a file of one sample, or `zeros`.")
+        str, typer.Option(help="The input without noise: a sample of data as for `analyze`, or `zeros`.")
     ] = "zeros",
+    number: Annotated[int, typer.Option(help="Which sample of --at it is, counted from 0.", min=0)] = 0,
     law: Annotated[
         Literal["gaussian", "uniform", "signs"],
         typer.Option(help="Law of the entries, mean 0: Gaussian, uniform, or plus or minus sigma."),
@@ -53,7 +54,8 @@ def concentration(
     ] = None,
     state: State = None,
     input_shape: Annotated[
-        str | None, typer.Option(help="Per-sample input shape, such as 3x224x224. Default: the model's.")
+        str | None,
+        typer.Option(help="Per-sample input shape, such as 3x224x224. Default: the model's or the data's."),
     ] = None,
     seed: Seed = 0,
     device: Annotated[
@@ -75,12 +77,13 @@ def concentration(
     from ..tails import Noise, noise_tails
 
     loaded, shape = load(model, state, input_shape)
-    if shape is None:
+    if shape is None and at == "zeros":
         raise DataError("the model's --input-shape is needed, such as 3x224x224")
-    noise = Noise(one_input("--at", at, shape, loaded), sigma, law, at)
-    asked = {"concentration": model, "state": str(state), "shape": shape, "at": at, "sigma": sigma, "law": law,
-             "draws": draws, "ball": in_ball, "effort": effort, "seconds": seconds, "batch": batch_size,
-             "seed": seed, "device": device}  # fmt: skip
+    center, label = one_input("--at", at, shape, loaded, number)
+    noise = Noise(center, sigma, law, label)
+    asked = {"concentration": model, "state": str(state), "shape": shape, "at": at, "number": number,
+             "sigma": sigma, "law": law, "draws": draws, "ball": in_ball, "effort": effort, "seconds": seconds,
+             "batch": batch_size, "seed": seed, "device": device}  # fmt: skip
     folder = output or default_output(loaded.name, "concentration", asked)
     with progress_bars() as progress:
         found = noise_tails(

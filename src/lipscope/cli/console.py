@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from ..text import plain
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -24,7 +26,7 @@ def progress_bars() -> Iterator[Progress]:
 
         def show(stage: str, done: int, total: int) -> None:
             if stage not in tasks:
-                tasks[stage] = bars.add_task(stage, total=total)
+                tasks[stage] = bars.add_task(escaped(stage), total=total)
             bars.update(tasks[stage], completed=done, total=total)  # type: ignore[arg-type]
 
         yield show
@@ -43,7 +45,7 @@ def say(message: str) -> None:
 
 
 def escaped(text: str) -> str:
-    """Text whose brackets are no markup."""
+    """Text from outside, whose brackets are no markup and whose control characters do nothing."""
     from rich.markup import escape
 
-    return escape(text)
+    return escape(plain(text))

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 import typer
 
 from ..errors import DataError
+from ..text import plain
 from .app import app
 from .console import escaped, open_console, progress_bars, say
 from .options import Effort, Seconds, Seed, State, image_preprocessing, load
@@ -37,7 +38,8 @@ def inspect(
     output: Annotated[
         Path | None,
         typer.Option(
-            help="Run folder for inspect.json, the certificate and the witness. Default: a folder under runs/."
+            help="Run folder for inspect.json, report.html, the certificate and the witness. "
+            "Default: a folder under runs/."
         ),
     ] = None,
     state: State = None,
@@ -76,7 +78,12 @@ def inspect(
             name=loaded.name, seed=seed, device=device, progress=progress,
         )  # fmt: skip
     if json:
-        print(found.to_json())
+        print(_safe(found.to_json()))
     else:
         print_inspection(found, open_console(error=False), sort, None if everything else top)
-    say(f"\nwrote {escaped(str(folder / 'inspect.json'))}")
+    say(f"\nwrote {escaped(str(folder / 'inspect.json'))} and {escaped(str(folder / 'report.html'))}")
+
+
+def _safe(json: str) -> str:
+    """The same JSON, whose control characters and direction overrides are escaped."""
+    return "".join(c if c == "\n" or plain(c) == c else f"\\u{ord(c):04x}" for c in json)

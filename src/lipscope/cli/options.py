@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -16,6 +17,18 @@ if TYPE_CHECKING:
     from ..data import ImagePreprocessing
     from ..models import LoadedModel
 
+
+def finite(value: float | None) -> float | None:
+    """The value of an option, which NaN and infinity are not.
+
+    Raises:
+        typer.BadParameter: it is one of them.
+    """
+    if value is not None and not math.isfinite(value):
+        raise typer.BadParameter(f"{value} is no finite number")
+    return value
+
+
 State = Annotated[Path | None, typer.Option(help="Weights to load: a .safetensors, .pt or .pth state dict.")]
 Effort = Annotated[
     Literal["none", "fast", "balanced", "tight"],
@@ -27,6 +40,7 @@ Seconds = Annotated[
         help="Time to optimise the certificate, instead of the effort's own; proofs come on top.",
         min=0,
         max=1e7,
+        callback=finite,
     ),
 ]
 Mean = Annotated[
@@ -36,13 +50,13 @@ Mean = Annotated[
 Std = Annotated[str | None, typer.Option(help="Image normalisation: standard deviations per channel.")]
 Resize = Annotated[
     int | None,
-    typer.Option(help="Resize the shorter side of images to this before the centre crop.", min=1),
+    typer.Option(help="Resize the shorter side of images to this before the centre crop.", min=1, max=2**15),
 ]
 FigureFile = Annotated[
     Path | None,
     typer.Option("--figure", help="Draw the result as .svg, .pdf or .png here (needs the extra `figures`)."),
 ]
-Seed = Annotated[int, typer.Option(help="Seed of all random choices.")]
+Seed = Annotated[int, typer.Option(help="Seed of all random choices.", min=0, max=2**63 - 1)]
 
 
 def load(
@@ -78,22 +92,32 @@ def image_preprocessing(
     return base if resize is None else replace(base, resize=resize)
 
 
-def one_input(option: str, source: str, shape: tuple[int, ...], loaded: LoadedModel) -> Tensor:
-    """One input as the network takes it: an image, a file of one sample, or `zeros`.
+def one_input(
+    option: str, source: str, shape: tuple[int, ...] | None, loaded: LoadedModel, number: int | None = None
+) -> tuple[Tensor, str]:
+    """One input as the network takes it and what to call it.
+
+    Args:
+        source: data, or `zeros` (which need the shape).
+        number: which sample of the data; None if they must hold one alone.
 
     Raises:
-        DataError: it cannot be read, or is not one.
+        DataError: it cannot be read, or there is no such sample.
     """
     import torch
 
     from ..data import load_samples
 
-    if source == "zeros":
-        return torch.zeros(shape)
+    if source == "zeros" and shape is not None:
+        return torch.zeros(shape), source
     samples = load_samples(source, shape, image_preprocessing(loaded, shape, None, None, None))
-    if len(samples) != 1:
+    if number is None and len(samples) != 1:
         raise DataError(f"{option} {source}: it holds {len(samples)} samples; the centre is one")
-    return samples.batch([0])[0]
+    if number is not None and number >= len(samples):
+        raise DataError(
+            f"{option} {source}: it holds {len(samples)} samples, numbered from 0; {number} is none"
+        )
+    return samples.batch([number or 0])[0], samples.names[number or 0]
 
 
 def parse_shape(text: str) -> tuple[int, ...]:
@@ -121,6 +145,6 @@ def parse_numbers(option: str, text: str, count: int) -> tuple[float, ...]:
         values = tuple(float(part) for part in text.split(","))
     except ValueError:
         values = ()
-    if len(values) not in (1, count):
-        raise DataError(f"{option} {text}: write one number, or {count} separated by commas")
+    if len(values) not in (1, count) or not all(map(math.isfinite, values)):
+        raise DataError(f"{option} {text}: write one finite number, or {count} separated by commas")
     return values * count if len(values) == 1 else values

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from ..errors import RunFolderError
+from ..errors import DataError, RunFolderError
 from .app import app
 from .console import escaped, open_console, say
 
@@ -48,11 +48,18 @@ def report(
     found = read_report(run)
     folder = run if run.is_dir() else run.parent
     target = html or folder / REPORT
+    tensors = _tensors(folder)
     try:
-        write_html(found, target, _tensors(folder))
-    except OSError as error:
-        raise RunFolderError(f"cannot write {target}: {error.strerror or error}") from error
-    print_report(found, open_console(error=False))
+        try:
+            write_html(found, target, tensors)
+        except OSError as error:
+            raise RunFolderError(f"cannot write {target}: {error.strerror or error}") from error
+        print_report(found, open_console(error=False))
+    except (ArithmeticError, LookupError, ValueError) as error:
+        raise DataError(
+            f"{run} cannot be shown, since its numbers do not fit together ({type(error).__name__}: {error}); "
+            "ask for an unaltered copy"
+        ) from error
     say(f"\nwrote {escaped(str(target))}")
     if figures is not None:
         from ..figures import figures_of, save

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zipfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,8 +16,8 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
-from ..errors import DataError
-from .files import printable, read_tensors, reason
+from ..errors import DataError, LipscopeError
+from .files import check_members, printable, read_tensors, reason
 from .images import ImagePreprocessing, on_threads, stacked
 from .names import RowNames
 from .samples import Samples
@@ -29,6 +30,8 @@ ARRAY_SUFFIXES = (".npy", ".npz", ".safetensors", ".pt")
 SAMPLE_KEYS = ("x", "data", "images", "image", "pixel_values")
 """Names under which samples are looked for among several arrays or columns."""
 
+_MOST_UNPACKED, _ROOM = 100, 2**28
+"""A compressed .npz may unpack to so many times its size, and so many bytes more."""
 _CHANNELS = (1, 3, 4)
 _STACKED = 256
 
@@ -79,6 +82,9 @@ def read_numpy(path: Path, key: Callable[[list[str]], str]) -> object:
         DataError: the file is corrupt, or holds Python objects.
     """
     try:
+        if path.suffix.lower() == ".npz" and zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:
+                check_members(archive, _MOST_UNPACKED, _ROOM)
         # Mapped, so that a large file is read batch by batch; an .npz is never mapped by NumPy.
         held = np.load(path, mmap_mode="r", allow_pickle=False)
         if isinstance(held, np.lib.npyio.NpzFile):
@@ -87,6 +93,8 @@ def read_numpy(path: Path, key: Callable[[list[str]], str]) -> object:
         return held
     except DataError:
         raise
+    except LipscopeError as error:
+        raise DataError(f"{printable(path)} {error}; save it uncompressed, as .npy") from error
     except Exception as error:  # NumPy and zipfile raise many types on malformed files
         why = reason(error)
         if "pickled" in why:  # NumPy takes any unknown content for a pickle

@@ -6,12 +6,16 @@ import os
 import pickle
 import re
 import warnings
+import zipfile
 from pathlib import Path
 
 import safetensors.torch
 import torch
 
 from ..errors import LipscopeError
+
+_MOST_UNPACKED = 4
+"""torch stores archives uncompressed; one that grows by more than this factor is none of torch's."""
 
 
 def printable(path: str | os.PathLike[str]) -> str:
@@ -27,6 +31,21 @@ def reason(error: BaseException) -> str:
     return text.strip().splitlines()[0].rstrip(".")
 
 
+def check_members(archive: zipfile.ZipFile, most: float, least: int = 2**20) -> None:
+    """Raise a `LipscopeError` if an archive unpacks to more than `most` times its size (and `least` bytes)."""
+    packed = sum(member.compress_size for member in archive.infolist())
+    unpacked = sum(member.file_size for member in archive.infolist())
+    if unpacked > most * packed + least:
+        raise LipscopeError(f"would unpack from {packed} to {unpacked} bytes (a decompression bomb?)")
+
+
+def _check_unpacked(path: Path) -> None:
+    """Of torch's archives, which are stored uncompressed; older files are no archives."""
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            check_members(archive, _MOST_UNPACKED)
+
+
 def read_tensors(path: Path, error: type[LipscopeError]) -> object:
     """What a .safetensors (a dict of tensors) or a torch file holds: tensors and plain containers only.
 
@@ -37,9 +56,12 @@ def read_tensors(path: Path, error: type[LipscopeError]) -> object:
     try:
         if path.suffix.lower() == ".safetensors":
             return safetensors.torch.load_file(path)
+        _check_unpacked(path)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about pickle protocols: nothing the user can act on
             return torch.load(path, map_location="cpu", weights_only=True)
+    except LipscopeError as refused:
+        raise error(f"{name} {refused}") from refused
     except pickle.UnpicklingError as refused:
         held = re.search(r"GLOBAL (\S+)", str(refused))
         what = f"needs code to load (it holds {held[1]})" if held else "is corrupt, or needs code to load"

@@ -49,7 +49,7 @@ def saved_dataset(
         DataError: the library is missing, the folder is damaged or holds several splits, or as `from_table`.
     """
     held = _opened(folder)
-    return from_table(held, printable(folder.absolute().name), shape, preprocess, workers)
+    return from_table(held, printable(folder.absolute().name), shape, preprocess, workers, folder.resolve())
 
 
 def saved_column(folder: Path, key: Callable[[list[str]], str]) -> Array:
@@ -73,6 +73,7 @@ def _opened(folder: Path) -> datasets.Dataset:
         ) from error
     if (folder / _SPLITS).is_file():
         folder = _only_split(folder)
+    _check_table_files(folder)
     try:
         # Absolute, since pickled tables name their files as they were opened.
         return datasets.load_from_disk(str(folder.absolute()))
@@ -80,6 +81,22 @@ def _opened(folder: Path) -> datasets.Dataset:
         raise DataError(
             f"the data set {printable(folder)} cannot be read: {reason(error)}; save it again"
         ) from error
+
+
+def _check_table_files(folder: Path) -> None:
+    """Raise a `DataError` if the data set names files of its table that lie elsewhere."""
+    state = folder / "state.json"
+    try:
+        named = [str(file["filename"]) for file in json.loads(state.read_bytes())["_data_files"]]
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        raise DataError(
+            f"{printable(state)} cannot be read: {reason(error)}; save the data set again"
+        ) from error
+    for file in named:
+        if not (folder / file).resolve().is_relative_to(folder.resolve()):
+            raise DataError(
+                f"{printable(state)} names {file}, which lies outside of its folder; save the data set again"
+            )
 
 
 def _only_split(folder: Path) -> Path:
@@ -102,11 +119,12 @@ def from_table(
     shape: Sequence[int] | None,
     preprocess: ImagePreprocessing | None,
     workers: int,
+    folder: Path | None = None,
 ) -> Samples:
     """The rows of one column: images, decoded and preprocessed, or arrays of numbers, as stored.
 
     A column named x, data, images, image or pixel_values is taken before others; else the only column of
-    images, else the only one of arrays.
+    images, else the only one of arrays. Image files that the table refers to must lie in `folder`, if one is given.
 
     Raises:
         DataError: no or several columns may hold the samples, or images come without preprocessing.
@@ -123,7 +141,7 @@ def from_table(
     cells = _Cells(held.with_format("arrow").select_columns([column]), f"{name}[{{}}].{column}")
     if column in images:
         seen = preprocessing_for(shape, preprocess)
-        read = ImageReader(_Images(cells), seen, workers)
+        read = ImageReader(_Images(cells, folder), seen, workers)
         sentence = f"column {column}, {seen.describe()}"
         return Samples(RowNames(name, len(held)), seen.shape, sentence, name, read, read.mark)
     samples = from_rows(_Arrays(cells), len(held), name, preprocess, workers)
@@ -174,13 +192,14 @@ class _Cells:
 @dataclass(frozen=True)
 class _Images:
     cells: _Cells
+    folder: Path | None
 
     def __call__(self, indices: Sequence[int]) -> list[EncodedImage]:
         rows = zip(indices, self.cells(indices).to_pylist(), strict=True)
-        return [_encoded(row, self.cells.name(index)) for index, row in rows]
+        return [_encoded(row, self.cells.name(index), self.folder) for index, row in rows]
 
 
-def _encoded(cell: dict[str, Any] | None, name: str) -> EncodedImage:
+def _encoded(cell: dict[str, Any] | None, name: str, folder: Path | None) -> EncodedImage:
     held = cell or {}
     if held.get("bytes") is not None:
         return EncodedImage(name, held["bytes"])
@@ -189,6 +208,10 @@ def _encoded(cell: dict[str, Any] | None, name: str) -> EncodedImage:
         raise DataError(f"{name} holds no image; remove that row")
     if "://" in path:
         raise DataError(f"{name} is only a reference to {path}; save the data set with its images embedded")
+    if folder is not None and not Path(path).resolve().is_relative_to(folder):
+        raise DataError(
+            f"{name} refers to {path}, outside of its folder; save the data set with its images embedded"
+        )
     return EncodedImage(name, Path(path))
 
 

@@ -55,7 +55,7 @@ class ImagePreprocessing:
     def __post_init__(self) -> None:
         if not len(self.mean) == len(self.std) == len(self.mode):
             raise DataError(f"{self.mode} images need {len(self.mode)} values of mean and of std")
-        if min(*self.size, 1 if self.resize is None else self.resize) < 1 or min(self.std) <= 0:
+        if min(*self.size, 1 if self.resize is None else self.resize) < 1 or not min(self.std) > 0:
             raise DataError("the sizes and std of an image preprocessing must be positive")
 
     @classmethod
@@ -109,7 +109,9 @@ class ImagePreprocessing:
         if (width, height) == image.size:
             return image
         if width * height > max(_MAX_ENLARGED_PIXELS, image.width * image.height):
-            raise DataError(f"its sides of {image.width}×{image.height} are too unequal to enlarge it")
+            raise DataError(
+                f"its sides of {image.width}×{image.height} are too unequal to enlarge it to {width}×{height}"
+            )
         return image.resize((width, height), Image.Resampling.BILINEAR)
 
     def key(self) -> bytes:

@@ -16,7 +16,7 @@ from ..errors import DataError
 from .arrays import ARRAY_SUFFIXES, array_file, from_array, from_dataset
 from .callables import called, named_object
 from .demo import demo_photographs
-from .files import printable
+from .files import printable, reason
 from .huggingface import from_table, is_dataset, is_saved_dataset, saved_dataset
 from .images import DECODERS, IMAGE_SUFFIXES, ImagePreprocessing, image_files, image_folder, preprocessing_for
 from .samples import Samples
@@ -60,7 +60,11 @@ def load_samples(
     workers = DECODERS if workers is None else workers
     if workers < 1:
         raise DataError(f"images cannot be decoded by {workers} workers; at least one is needed")
-    samples = _load(source, None if shape is None else tuple(shape), preprocess, workers)
+    try:
+        samples = _load(source, None if shape is None else tuple(shape), preprocess, workers)
+    except OSError as error:
+        where = printable(source) if isinstance(source, (str, os.PathLike)) else type(source).__name__
+        raise DataError(f"{where} cannot be read: {reason(error)}; check the path given as data") from error
     if shape is not None and samples.shape != tuple(shape):
         hint = "reshape the data, or name the input shape the model takes"
         if len(samples) == shape[0] and samples.shape == tuple(shape)[1:]:

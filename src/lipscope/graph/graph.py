@@ -213,14 +213,15 @@ class Graph:
         for node in self.nodes:
             digest.update(repr((type(node.layer).__name__, node.inputs, node.shape)).encode())
             if node.layer is not None:
-                _digest_layer(digest, node.layer)
+                digest_layer(digest, node.layer)
         return digest.hexdigest()
 
 
-def _digest_layer(digest: hashlib._Hash, layer: Layer) -> None:
+def digest_layer(digest: hashlib._Hash, layer: Layer) -> None:
+    """Add all fields of a layer, its weights too, to a digest."""
     for name, value in sorted(vars(layer).items()):
         if isinstance(value, Layer):
-            _digest_layer(digest, value)
+            digest_layer(digest, value)
         elif isinstance(value, Tensor):
             digest.update(repr((name, tuple(value.shape), value.dtype)).encode())
             digest.update(value.detach().cpu().contiguous().numpy().tobytes())

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import logging
 import math
 import warnings
 from collections.abc import Iterator
@@ -44,11 +45,14 @@ def from_torch(module: nn.Module, input_shape: Shape) -> Graph:
         input_shape: per-sample shape, without the batch.
 
     Raises:
-        ModelError: tracing fails, the signature is another, a weight is NaN or infinite, or the
+        ModelError: tracing fails, the signature is another, a weight is NaN or infinite or has no values, or the
             import and the module disagree on random inputs.
         UnsupportedLayerError: an operation has no rule; it is named with its place.
     """
     shape = tuple(input_shape)
+    for name, tensor in (*module.named_parameters(), *module.named_buffers()):
+        if tensor.is_meta:
+            raise ModelError(f"the weight {name} has no values (device meta); load them before")
     with evaluation_mode(module):
         if isinstance(module, FileProgram):
             graph = _from_file(module, shape)
@@ -118,7 +122,7 @@ def trace(module: nn.Module, shape: Shape, batch: int = TRACED_BATCH) -> torch.e
         ModelError: it cannot be traced.
     """
     try:
-        with warnings.catch_warnings(), torch.no_grad(), kept_functions(), _plain_attention():
+        with warnings.catch_warnings(), torch.no_grad(), kept_functions(), _plain_attention(), _quiet():
             warnings.simplefilter("ignore")
             program = torch.export.export(module, (_example(module, batch, shape),), strict=False)
             functional: torch.export.ExportedProgram = program.run_decompositions(decompositions())
@@ -140,6 +144,17 @@ def _plain_attention() -> Iterator[None]:
         yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without what torch logs, with a traceback, about shapes that do not fit: it raises them too."""
+    log = logging.getLogger("torch._subclasses.fake_tensor")
+    before, log.disabled = log.disabled, True
+    try:
+        yield
+    finally:
+        log.disabled = before
 
 
 def check_agreement(module: nn.Module, graph: Graph) -> None:

@@ -22,7 +22,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor
 
-from ..certified import spectral_norm_upper
+from ..certified import quick_norm_upper, spectral_norm_upper
 from ..errors import CertificateError, UnsupportedLayerError
 from ..layout import PLAIN, Layout
 from ..results import Norm
@@ -38,6 +38,7 @@ from ..rounding import (
     widen,
 )
 from ..slopes import AveragedSlope, Diagonal, Point, Slope
+from ..windows import Windows
 
 Shape = tuple[int, ...]
 Range = tuple[float, float]
@@ -64,6 +65,36 @@ class Filter:
     def pointwise(self) -> bool:
         """Whether every output cell reads the input cell at its own place alone."""
         return all(s == 1 for s in self.stride) and self.offsets == ((0,) * len(self.stride),)
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """The weights of a layer whose norm is that of a zero-padded convolution with them, or of a matrix.
+
+    `weight` (c_out, c_in / groups, *kernel); a matrix has no windows. `entry_error` as for `LinearLayer`.
+    """
+
+    weight: Tensor
+    windows: Windows | None = None
+    groups: int = 1
+    entry_error: float = 0.0
+
+    def alike(self, other: Kernel) -> bool:
+        """Whether the two differ in their numbers at most."""
+        form, theirs = ((k.weight.shape, k.windows, k.groups) for k in (self, other))
+        return form == theirs
+
+    def quick_norm(self) -> float:
+        """Certified upper bound of the norm, from few matrix products; see `quick_norm_upper`."""
+        if self.windows is None:
+            return quick_norm_upper(self.weight, relative_error=self.entry_error)
+        return quick_norm_upper(
+            self.weight,
+            stride=self.windows.stride,
+            dilation=self.windows.dilation,
+            groups=self.groups,
+            relative_error=self.entry_error,
+        )
 
 
 MATERIALISE_BELOW = 2048
@@ -102,6 +133,13 @@ class Layer(ABC):
         """An interval proved to hold every entry of the output, given one for each input."""
         return UNBOUNDED
 
+    def same_as(self, other: Layer | None) -> bool:
+        """Whether the other layer is of the same type with equal fields, numbers and all."""
+        if type(self) is not type(other):
+            return False
+        pairs = ((value, getattr(other, name)) for name, value in vars(self).items())
+        return all(_equal(mine, theirs) for mine, theirs in pairs)
+
     @abstractmethod
     def lipschitz_in(self, norm: Norm, bounds: Sequence[float], shapes: Sequence[Shape]) -> float:
         """`lipschitz` in another norm: every constant is from the ℓ_q norm of the input to that of the output."""
@@ -128,6 +166,16 @@ class Layer(ABC):
         values = [getattr(self, field.name) for field in dataclasses.fields(self)]  # type: ignore[arg-type]
         nested = [p for v in values if isinstance(v, Layer) for p in v.parameters()]
         return [v for v in values if isinstance(v, Tensor)] + nested
+
+
+def _equal(first: object, second: object) -> bool:
+    if isinstance(first, Layer):
+        return isinstance(second, Layer) and first.same_as(second)
+    if isinstance(first, Tensor):
+        return isinstance(second, Tensor) and first.dtype == second.dtype and torch.equal(first, second)
+    if isinstance(first, (tuple, list)) and type(first) is type(second):
+        return len(first) == len(second) and all(map(_equal, first, second))
+    return first is second or bool(first == second)
 
 
 _KNOWN_CONSTANTS: WeakKeyDictionary[Layer, dict[tuple[Shape, ...], float]] = WeakKeyDictionary()
@@ -180,6 +228,10 @@ class LinearLayer(Layer):
         offset = 0.0 if self.offset is None else float(self.offset.abs().max())
         reach = up_sum(reach, offset)
         return -reach, reach
+
+    def kernel(self) -> Kernel | None:
+        """The weights that alone decide the norm, by which changes of it are bounded; None for other layers."""
+        return None
 
     def filter(self, shape: Shape) -> Filter | None:
         """The layer as a translation-invariant filter on inputs of the shape, or None if it is not one."""

@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from ..certified import convolution_norm_upper, spectral_norm_upper
 from ..windows import Windows, per_dimension, polyphase
-from .base import Filter, Layer, LinearLayer, Shape, TracedCall, torch_rule
+from .base import Filter, Kernel, Layer, LinearLayer, Shape, TracedCall, torch_rule
 
 _CONVOLVE = {1: functional.conv1d, 2: functional.conv2d, 3: functional.conv3d}
 _CONVOLVE_TRANSPOSED = {
@@ -80,6 +80,9 @@ class Convolution(LinearLayer):
             return spectral_norm_upper(matrix, self.entry_error)
         return self.torus_norm()
 
+    def kernel(self) -> Kernel:
+        return Kernel(self.weight, self.windows, self.groups, self.entry_error)
+
     def filter(self, shape: Shape) -> Filter | None:
         w = self.windows
         c_out, c_in = self.weight.shape[:2]
@@ -136,6 +139,9 @@ class TransposedConvolution(LinearLayer):
 
     def norm(self, shapes: Sequence[Shape]) -> float:
         return self.adjoint.norm(shapes)
+
+    def kernel(self) -> Kernel:
+        return self.adjoint.kernel()
 
     def filter(self, shape: Shape) -> Filter | None:
         adjoint = self.adjoint.filter(shape)

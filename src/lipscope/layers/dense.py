@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from ..certified import spectral_norm_upper
-from .base import Layer, LinearLayer, Reference, Shape, TracedCall, torch_rule
+from .base import Kernel, Layer, LinearLayer, Reference, Shape, TracedCall, torch_rule
 from .matrix_product import matrix_product
 from .reshape import transposition
 
@@ -44,6 +44,9 @@ class Dense(LinearLayer):
     def norm(self, shapes: Sequence[Shape]) -> float:
         """Certified spectral norm of W; tokens share it, since the operator is block diagonal."""
         return spectral_norm_upper(self.weight.detach().cpu(), self.entry_error)
+
+    def kernel(self) -> Kernel:
+        return Kernel(self.weight, entry_error=self.entry_error)
 
 
 @torch_rule("aten.linear.default")

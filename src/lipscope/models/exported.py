@@ -23,8 +23,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..data.files import printable, reason
-from ..errors import ModelError, UnsupportedLayerError
+from ..data.files import check_members, printable, reason
+from ..errors import LipscopeError, ModelError, UnsupportedLayerError
 from ..graph.file_program import FileProgram, Operation, Value
 from ..layers.base import TORCH_RULES, Shape
 
@@ -77,11 +77,16 @@ def read_exported(path: Path) -> FileProgram:
         UnsupportedLayerError: an operation is not of the ATen set.
     """
     name = printable(path)
+    if not path.is_file():
+        raise ModelError(f"there is no file {name}; check its path")
     try:
         with zipfile.ZipFile(path) as archive:
-            return _Archive(archive, path.stat().st_size).program()
+            check_members(archive, _MOST_UNPACKED)
+            return _Archive(archive).program()
     except ModelError as error:
         raise type(error)(f"{name}: {error}") from error
+    except LipscopeError as error:
+        raise ModelError(f"{name} {error}") from error
     except zipfile.BadZipFile as error:
         raise ModelError(
             f"{name} is no exported program ({reason(error)}); write one with torch.export.save"
@@ -95,11 +100,8 @@ def read_exported(path: Path) -> FileProgram:
 class _Archive:
     """A .pt2 archive: a zip of JSON files and raw weights under one folder. Nothing is written to disk."""
 
-    def __init__(self, archive: zipfile.ZipFile, size: int) -> None:
+    def __init__(self, archive: zipfile.ZipFile) -> None:
         self._archive = archive
-        unpacked = sum(member.file_size for member in archive.infolist())
-        if unpacked > _MOST_UNPACKED * size + 2**20:
-            raise ModelError(f"it would unpack from {size} to {unpacked} bytes, which torch's files never do")
         names = archive.namelist()
         self._root = names[0].split("/")[0] if names else ""
         self._names = set(names)

@@ -51,15 +51,23 @@ def load_model(
     Raises:
         ModelError: the model cannot be found, made or given the weights.
     """
+    try:
+        return _load(spec, state, notify)
+    except OSError as error:
+        raise ModelError(f"{printable(spec)} cannot be loaded: {reason(error)}; check its path") from error
+
+
+def _load(spec: str, state: Path | None, notify: Callable[[str], None] | None) -> LoadedModel:
     place, separator, attribute = spec.rpartition(":")
+    name = printable(spec)
     reader = _READERS.get(Path(spec).suffix.lower())
     if reader is not None:
         if state is not None:
             raise ModelError(f"{spec} brings its own weights; --state goes with a model given as code")
         program = reader(Path(spec))
-        loaded = LoadedModel(program, spec, program.input_shape, None)
+        loaded = LoadedModel(program, name, program.input_shape, None)
     elif separator:
-        loaded = LoadedModel(_make(place, attribute), spec, None, None)
+        loaded = LoadedModel(_make(place, attribute), name, None, None)
     else:
         entry = zoo_entry(spec)
         loaded = LoadedModel(entry.build(), spec, entry.input_shape, entry.preprocessing)

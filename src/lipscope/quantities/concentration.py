@@ -30,6 +30,7 @@ import torch
 from scipy.special import betaincinv
 from torch import Tensor
 
+from ..errors import ModelError
 from ..graph import INPUT, Graph
 from ..jacobian import linearize
 from ..layers import LinearLayer
@@ -142,6 +143,7 @@ def concentration(
 
     Raises:
         ValueError: `sigma` or a number of draws is not positive, or the centre's shape is not the input's.
+        ModelError: the network overflows.
         CertificateError: a bound cannot be proved.
     """
     started = time.perf_counter()
@@ -227,7 +229,10 @@ class _Draws:
             size = (min(self.batch, count - start), *self.center.shape)
             noise = self.sigma * self._noise(size).to(self.center.device, self.center.dtype)
             # To the CPU first: not every device has float64.
-            yield self.graph.evaluate(self.center + noise).flatten(1).cpu().double()
+            y = self.graph.evaluate(self.center + noise).unsqueeze(-1).flatten(1).cpu().double()
+            if not bool(y.isfinite().all()):
+                raise ModelError(f"the network overflows under noise of σ = {self.sigma:g}; take less")
+            yield y
 
     def _noise(self, size: tuple[int, ...]) -> Tensor:
         """Entries of mean 0 and variance 1."""

@@ -27,9 +27,10 @@ from ..results import Cost, Effective, LayerSlope
 from ..slopes import AveragedSlope, Level, subsampling, uniform_taps
 from ..spectral import spectral_norm
 from .checkpoint import Checkpoint, Saver, no_checkpoint
-from .draws import Batch, PairRun, chunks, draw
+from .draws import Batch, chunks, draw
 from .jackknife import jackknife_error
-from .slope_sums import Kind, SlopeSums
+from .overflow import check_outputs, overflow
+from .slope_sums import Kind, SlopeSums, slope_totals
 
 if TYPE_CHECKING:
     from ..data import Samples
@@ -203,30 +204,19 @@ def _chunk_sums(shared: _Evaluation, batches: Sequence[Batch]) -> SlopeSums:
     sums = SlopeSums()
     read = shared.samples.batches([batch.indices for batch in batches])
     for batch, x in zip(batches, read, strict=True):
-        _add_batch(sums, shared.graph, x.to(shared.device, shared.dtype), batch)
+        y = _add_batch(sums, shared.graph, x.to(shared.device, shared.dtype), batch)
+        check_outputs(y, shared.samples, batch.indices, shared.dtype)
     return sums.cpu()
 
 
-def _add_batch(sums: SlopeSums, graph: Graph, x: Tensor, batch: Batch) -> None:
-    layers = graph.nonlinear()
-    active: dict[int, AveragedSlope] = {}
-    secant: dict[PairRun, dict[int, AveragedSlope]] = {run: {} for run in batch.pairs}
-
-    def visit(index: int, a: Tensor) -> Tensor:
-        layer = layers[index]
-        point = layer.at(a)
-        if batch.new:
-            active[index] = point.slope.total()
-        for run, found in secant.items():
-            ends = point.rows(run.first, run.count), point.rows(run.second, run.count)
-            found[index] = layer.between(*ends).total()
-        return point.value
-
-    graph.evaluate(x, visit)
+def _add_batch(sums: SlopeSums, graph: Graph, x: Tensor, batch: Batch) -> Tensor:
+    """Add the slopes at the samples x of a batch, and return the network's outputs."""
+    y, active, secant = slope_totals(graph, x, batch.pairs, points=batch.new)
     if batch.new:
         sums.add("active", batch.groups, active, len(batch.indices))
     for run, found in secant.items():
         sums.add("secant", batch.groups, found, run.count)
+    return y
 
 
 def effective(
@@ -260,6 +250,8 @@ def effective(
     block = None if start is None else start[None, None]
     found = spectral_norm(operator, tolerance=tolerance, block=2, start=block, seed=seed, max_steps=200)
     value = float(found.value)
+    if not math.isfinite(value):
+        raise overflow(f"the {level} means of its slopes", slopes.graph.dtype)
     others = slopes.left_out(level, reading)
     replicates = [
         float((linearize(slopes.graph, other).matvec(found.right[None]) * found.left).sum())

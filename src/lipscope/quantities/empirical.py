@@ -27,6 +27,7 @@ from .all_pairs import Found, Side, largest_ratios
 from .checkpoint import Checkpoint, Saver, no_checkpoint
 from .draws import CHUNK
 from .features import PILOT, Basis, bytes_of_features, direction_count
+from .overflow import check_outputs
 from .scratch import Scratch, scratch
 from .witness import Pair, evaluate_pair
 
@@ -180,7 +181,8 @@ def _evaluate_chunk(shared: _Shared, chunk: tuple[int, int]) -> tuple[np.ndarray
     """Outputs, features, digests and averages of the samples start ≤ i < stop."""
     outputs, features, digests, averages = [], [], [], []
     for start in range(*chunk, shared.batch_size):
-        x = shared.samples.batch(range(start, min(start + shared.batch_size, chunk[1])))
+        batch = range(start, min(start + shared.batch_size, chunk[1]))
+        x = shared.samples.batch(batch)
         # Adding 0 turns −0 into 0, which compares equal.
         digests += [_digest(sample + 0.0) for sample in x]
         x = x.to(shared.device)
@@ -188,7 +190,9 @@ def _evaluate_chunk(shared: _Shared, chunk: tuple[int, int]) -> tuple[np.ndarray
         features.append(shared.basis.features_of(of_images).cpu())
         if shared.basis.averaged:
             averages.append(of_images.float().cpu())
-        outputs.append(shared.graph.evaluate(x.to(torch.float64)).flatten(1).cpu())
+        y = shared.graph.evaluate(x.to(torch.float64))
+        check_outputs(y, shared.samples, batch, torch.float64)
+        outputs.append(y.flatten(1).cpu())
     table = np.frombuffer(b"".join(digests), np.uint8).reshape(-1, _DIGEST)
     kept = torch.cat(averages).numpy() if averages else None
     return torch.cat(outputs).numpy(), torch.cat(features).numpy(), table, kept

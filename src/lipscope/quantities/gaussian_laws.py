@@ -22,8 +22,8 @@ from ..layers.activation import Activation, PiecewiseLinear
 _END = 8.5
 """Beyond so many standard deviations lies less than 2e-17 of a Gaussian."""
 _ORDER = 8
-_INNER, _OUTER = 17, 9
-"""Panels over the values of a unit, and over what it shares with others, which smooths what follows."""
+_INNER, _OUTER, _WINDOW = 17, 9, 5
+"""Panels over the values of a unit, and over what it shares with others, which smooths what follows; in windows twice."""
 _GRADED = (0.5, 1.0, 2.0, 4.0, 8.0)
 _ABOUT = (-4.0, -2.0, -1.0, 0.0, 1.0, 2.0, 4.0)
 _SHARED_AT_ONCE = 16
@@ -149,7 +149,8 @@ def _shared(law: Law, variance: float, rest: float) -> tuple[Tensor, Tensor]:
     distances = [width * sharp for width in _GRADED if width * sharp < 1]
     for kink in _kinks(law.steps):
         breaks += [(kink - law.mean) / scale + side * distance for distance in distances for side in (-1, 1)]
-    z, weights = _panels(torch.tensor([breaks], dtype=torch.float64), _OUTER)
+    panels = _OUTER if law.maximum is None else _WINDOW
+    z, weights = _panels(torch.tensor([breaks], dtype=torch.float64), panels)
     return law.mean + scale * z[0], weights[0]
 
 

@@ -12,13 +12,13 @@ import torch
 from torch import Tensor
 
 from ..engines import SERIAL, Engine
-from ..errors import ModelError
 from ..graph import Graph
 from ..jacobian import linearize
 from ..progress import Progress, silent
 from ..results import Cost, Local
 from ..spectral import SpectralNorm, spectral_norm
 from .checkpoint import Checkpoint, Saver, State, no_checkpoint
+from .overflow import check_outputs
 from .witness import Pair, pair_along
 
 if TYPE_CHECKING:
@@ -204,13 +204,7 @@ def _chunk(task: _Task, indices: Sequence[int]) -> _Found:
         y, found = norms_at(working, x, task.tolerance, task.seed)
         # To the CPU first: not every device has float64.
         values, errors = (x.cpu().double().numpy() for x in (found.value, found.error))
-        finite = y.isfinite().flatten(1).all(1).cpu().numpy() & np.isfinite(values)
-        if not finite.all():
-            name = task.samples.names[batch[int(finite.argmin())]]
-            raise ModelError(
-                f"the network overflows at {name} in {str(task.dtype).removeprefix('torch.')}; "
-                "take a dtype of wider range"
-            )
+        check_outputs(y, task.samples, batch, task.dtype, np.isfinite(values))
         directions = dict(enumerate(found.right.cpu()))
         total.add(_Found(0, found.steps * len(batch), values, errors, directions))
     return total

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..graph import INPUT, Graph
 from ..jacobian import linearize
-from ..layers.activation import Activation, PReLU
+from ..layers.activation import Activation
 from ..layers.max_pool import MaxPool
 from ..layers.reshape import Permute, Reshape
 from ..progress import Progress, silent
@@ -32,7 +32,14 @@ from ..slopes import Diagonal, Slope
 from ..spectral import spectral_norm
 from .gaussian_laws import Law, moments
 from .input_moments import input_moments
-from .signal_moments import RANDOM, InputMoments, Recursion, WeightStatistics, recursion
+from .signal_moments import (
+    RANDOM,
+    InputMoments,
+    Recursion,
+    WeightStatistics,
+    recursion,
+    same_for_all_units,
+)
 from .spectral_edge import spectral_edge
 
 if TYPE_CHECKING:
@@ -363,7 +370,7 @@ class _Measurements:
 
     def _gaussian_slope(self, node: int, mean: float, length: float) -> float | None:
         layer = self.graph.nodes[node].layer
-        if not isinstance(layer, Activation) or isinstance(layer, PReLU):
+        if not isinstance(layer, Activation) or not same_for_all_units(layer):
             return None
         variance = max(length - mean * mean, 0.0)
         slope = moments(Law(mean, variance, torch.zeros(0, dtype=torch.float64), (layer,))).slope
@@ -379,4 +386,4 @@ class _Measurements:
 
 def _per_input(x: Tensor) -> Tensor:
     """Means over the units of each input of a batch."""
-    return x.flatten(1).mean(1)
+    return x.unsqueeze(-1).flatten(1).mean(1)

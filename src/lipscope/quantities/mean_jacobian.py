@@ -23,6 +23,7 @@ from ..layers.base import Shape
 from ..progress import Progress, silent
 from .checkpoint import Checkpoint, Saver, State, no_checkpoint
 from .draws import GROUPS, Batch, chunks, draw
+from .overflow import check_outputs, overflow
 
 if TYPE_CHECKING:
     from ..data import Samples
@@ -91,9 +92,12 @@ class JacobianStream:
         for batch, x in zip(batches, read, strict=True):
             x = x.to(self.graph.device, self.graph.dtype)
             if self.reading == "active":
-                yield self._between(self.graph.linearize_at(x)[1], len(x)), batch
+                y, slopes = self.graph.linearize_at(x)
+                check_outputs(y, self.samples, batch.indices, self.graph.dtype)
+                yield self._between(slopes, len(x)), batch
                 continue
-            _, points = self.graph.points(x)
+            y, points = self.graph.points(x)
+            check_outputs(y, self.samples, batch.indices, self.graph.dtype)
             for run in batch.pairs:
                 secants = {
                     i: layers[i].between(p.rows(run.first, run.count), p.rows(run.second, run.count))
@@ -253,6 +257,10 @@ def run_pass(
         saver.offer(partial(_saved, done, total), last=done == len(parts))
         progress(stage, done, len(parts))
     assert total is not None
+    if not all(
+        bool(sums.isfinite().all()) for sums in (total.image, total.back, total.small) if sums is not None
+    ):
+        raise overflow("the products of its Jacobians", dtype)
     if total.image is not None:
         image = total.image.unsqueeze(1).to(device, dtype)
         total.image = stream.tail.matvec(image)[:, 0].to("cpu", torch.float64)

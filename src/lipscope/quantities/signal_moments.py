@@ -19,7 +19,7 @@ from torch import Tensor
 
 from ..graph import INPUT, Graph
 from ..graph.graph import Node
-from ..layers.activation import Activation, PReLU
+from ..layers.activation import Activation
 from ..layers.average_pool import AveragePool
 from ..layers.convolution import Convolution, TransposedConvolution
 from ..layers.copies import Copies
@@ -29,7 +29,7 @@ from ..layers.max_pool import MaxPool
 from ..layers.merge import SideBySide, Sum
 from ..layers.reshape import Permute, Reshape
 from ..layers.scaling import Scaling
-from .gaussian_laws import Law, Maximum, moments
+from .gaussian_laws import Law, Maximum, Step, moments
 
 RANDOM = (Dense, Convolution, TransposedConvolution)
 """Layers whose weights count by their statistics alone."""
@@ -211,25 +211,22 @@ class _Recursion:
         )
         return _of_law(law, weights.gain * x.growth, frozenset([index]))
 
-    def _law(self, index: int, x: Signal) -> tuple[Law, float]:
+    def _law(self, index: int, x: Signal, known: bool = True) -> tuple[Law, float]:
         """The law of the input of a nonlinear node, and its growth; noted where it is taken for Gaussian."""
-        if x.law is None:
+        if x.law is None or not known:
             self.found.approximated.append(index)
-            return x.as_law(), x.growth
+            return replace(x, law=None).as_law(), x.growth
         return x.law, x.base_growth
 
     def _activation(self, index: int, layer: Activation, x: Signal) -> Signal:
-        if isinstance(layer, PReLU):
-            raise _NotCoveredError("the slope of PReLU differs between channels")
+        if not same_for_all_units(layer):
+            raise _NotCoveredError(f"{layer.kind} differs between units")
         law, growth = self._law(index, x)
         return self._after(index, x, law.then(layer), growth)
 
     def _max_pool(self, index: int, layer: MaxPool, x: Signal) -> Signal:
-        law, growth = self._law(index, x)
-        if law.maximum is not None:
-            raise _NotCoveredError("it pools what is already a maximum, with no linear layer between")
-        if any(isinstance(step, Activation) and step.slope_range[0] < 0 for step in law.steps):
-            raise _NotCoveredError("the activation before the maximum is not monotone")
+        steps = () if x.law is None else x.law.steps
+        law, growth = self._law(index, x, known=all(map(_is_monotone, steps)))
         taps = layer.windows.taps
         found = self._after(index, x, law.then(Maximum(taps, self.windows[index])), growth)
         self.found.slopes[index] = Slopes(1 / taps, 1 / taps)
@@ -272,6 +269,16 @@ class _Recursion:
 
 class _NotCoveredError(Exception):
     """Why the theory ends at a node."""
+
+
+def same_for_all_units(layer: Activation) -> bool:
+    """Whether an activation is one function; PReLU has one a channel."""
+    return all(parameter.numel() == 1 for parameter in layer.parameters())
+
+
+def _is_monotone(step: Step) -> bool:
+    """Whether the largest of some units is that of their Gaussians; of maxima over windows that overlap it is not."""
+    return isinstance(step, Activation) and step.slope_range[0] >= 0
 
 
 def _of_law(law: Law, growth: float, roots: frozenset[int]) -> Signal:

@@ -3,19 +3,50 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from ..graph import Graph
 from ..slopes import AveragedSlope
 from .checkpoint import State
-from .draws import GROUPS
+from .draws import GROUPS, PairRun
 
 Kind = Literal["active", "secant"]
 _ALL = -1
+
+
+def slope_totals(
+    graph: Graph, x: Tensor, runs: Sequence[PairRun] = (), points: bool = True
+) -> tuple[Tensor, dict[int, AveragedSlope], dict[PairRun, dict[int, AveragedSlope]]]:
+    """Sums of the slopes of every nonlinear node, unit by unit, in one evaluation of a batch (B, *in).
+
+    Args:
+        runs: pairs of the batch.
+        points: whether the sums at the points are wanted.
+
+    Returns:
+        The network's outputs (B, *out), the sums over the points (empty if they are not wanted), and those over the
+        pairs of each run.
+    """
+    layers = graph.nonlinear()
+    active: dict[int, AveragedSlope] = {}
+    secant: dict[PairRun, dict[int, AveragedSlope]] = {run: {} for run in runs}
+
+    def visit(index: int, a: Tensor) -> Tensor:
+        layer = layers[index]
+        point = layer.at(a)
+        if points:
+            active[index] = point.slope.total()
+        for run, found in secant.items():
+            ends = point.rows(run.first, run.count), point.rows(run.second, run.count)
+            found[index] = layer.between(*ends).total()
+        return point.value
+
+    return graph.evaluate(x, visit), active, secant
 
 
 class SlopeSums:

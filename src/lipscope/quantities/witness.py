@@ -8,7 +8,7 @@ of exactly 0) the formal Jacobian can be larger than every difference quotient.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -87,6 +87,7 @@ def pair_along(
     sample: str,
     norm: Norm = "2",
     project: Callable[[Tensor], Tensor] = lambda points: points,
+    lengths: Sequence[float] = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6),
 ) -> Pair:
     """The best pair on the line through x (*in) along `direction`, over step lengths and sides.
 
@@ -96,6 +97,7 @@ def pair_along(
     Args:
         norm: of both inputs and outputs.
         project: maps points (2, *in) into the set that both must lie in.
+        lengths: step lengths to try, relative to max(‖x‖, 1).
 
     Raises:
         ValueError: every pair coincides after projection.
@@ -105,7 +107,7 @@ def pair_along(
     step = step / step.norm() * max(float(x.norm()), 1.0)
     ends = [
         project(torch.stack([x - back * t * step, x + forth * t * step]))
-        for t in (1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6)
+        for t in lengths
         for back, forth in ((0.5, 0.5), (0.0, 1.0), (1.0, 0.0))
     ]
     pairs = [evaluate_pair(graph, x1, x2, (sample,), norm) for x1, x2 in ends if not torch.equal(x1, x2)]

@@ -8,6 +8,7 @@ from .discriminant import print_discriminant
 from .fisher import print_fisher
 from .html import has_page, render_html, write_html
 from .mean_field import print_mean_field
+from .monitor import LiveView, print_log
 from .terminal import (
     print_bracket,
     print_checks,
@@ -19,6 +20,7 @@ from .terminal import (
 )
 
 __all__ = [
+    "LiveView",
     "has_page",
     "print_bracket",
     "print_checks",
@@ -29,6 +31,7 @@ __all__ = [
     "print_fisher",
     "print_gate",
     "print_inspection",
+    "print_log",
     "print_mean_field",
     "print_report",
     "print_result",

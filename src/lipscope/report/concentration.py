@@ -25,19 +25,18 @@ def print_concentration(report: ConcentrationReport, console: Console) -> None:
     console.print(shown(console, conclusion(found)))
     console.print()
     table = empty_table()
-    table.add_column(shown(console, "Deviation from the mean\nexceeded with probability"), no_wrap=True)
+    table.add_column(shown(console, "Exceeded with\nprobability"), no_wrap=True)
     for tail in found.tails:
-        what = "all, in norm" if tail.statistic == "norm" else f"output {tail.index}"
+        what = "norm" if tail.statistic == "norm" else f"output {tail.index}"
         for how in ("proved", "by J(x)", "measured"):
-            table.add_column(shown(console, f"{what}\n{how}"), justify="right")
+            table.add_column(shown(console, f"{what}\n{how}"), justify="right", no_wrap=True)
     for rows in zip(*(tail.levels for tail in found.tails), strict=True):
         cells = [cell for row in rows for cell in _cells(row)]
         table.add_row(shown(console, f"≤ {rows[0].probability:g}"), *(shown(console, cell) for cell in cells))
     console.print(table)
     spreads = " and ".join(fmt.number(tail.spread, digits=_DIGITS) for tail in found.tails)
-    console.print(
-        shown(console, f"Root mean squares of these deviations over {found.draws:,} draws: {spreads}.")
-    )
+    line = f"Root mean square deviations from the mean over {fmt.integer(found.draws)} draws: {spreads}."
+    console.print(shown(console, line))
 
 
 def conclusion(found: Concentration) -> str:

@@ -24,7 +24,7 @@ def print_constrained(found: Constrained, console: Console) -> None:
         table.add_row(
             shown(console, fmt.plain(weight.name)),
             shown(console, fmt.number(weight.before, "upper")),
-            shown(console, fmt.number(weight.bound)),
+            shown(console, fmt.number(weight.bound, "upper")),
             shown(console, fmt.number(weight.after, "upper")),
             shown(console, fmt.number(weight.scale)),
         )

@@ -80,10 +80,10 @@ def _table(found: Discriminant, console: Console) -> None:
         )
     columns = [column for column in columns if console.width >= column[1]]
     table = empty_table()
-    table.add_column("Layer", no_wrap=True)
+    table.add_column("Layer", overflow="fold")
     length = _NARROW if console.width < _ROOM_FOR_NAMES else _WIDE
     for title, _, _ in columns:
-        table.add_column(shown(console, title), justify="right")
+        table.add_column(shown(console, title), justify="right", overflow="fold")
     for layer in found.layers:
         cells = (shown(console, cell(layer)) for _, _, cell in columns)
         table.add_row(shown(console, fmt.elide(fmt.plain(layer.place), length)), *cells)

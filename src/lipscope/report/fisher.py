@@ -89,10 +89,10 @@ def _table(report: FisherReport, console: Console) -> None:
         ("Cost", _ROOM_FOR_COST, lambda found: fmt.duration(found.cost.seconds)),
     ]
     table = empty_table()
-    table.add_column("Information about", no_wrap=True)
+    table.add_column("Information about", overflow="fold")
     listed = [(title, cell) for title, least, cell in columns if console.width >= least]
     for title, _ in listed:
-        table.add_column(shown(console, title), justify="right", no_wrap=True)
+        table.add_column(shown(console, title), justify="right", overflow="fold")
     for about, found in rows:
         cells = (
             shown(console, cell(found), "bold cyan" if title == "λ_max" else "") for title, cell in listed

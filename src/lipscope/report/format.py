@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import math
 import re
-import unicodedata
 from decimal import ROUND_CEILING, ROUND_FLOOR, ROUND_HALF_EVEN, Context, Decimal
 
 from ..results import Kind, NoBound
+from ..text import plain as plain
 
 MISSING = "—"
 GLOBALLY, OVER_BALL = "global", "over this ball"
@@ -31,8 +31,6 @@ _EXACT = 2500  # decimal digits that hold the square of any float
 _ROUNDING = {"upper": ROUND_CEILING, "lower": ROUND_FLOOR, "estimate": ROUND_HALF_EVEN}
 _POWER = re.compile(r"(?<=\d)e([+-]\d+)\b")
 _SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
-# Marks and overrides that reorder the text around them.
-_BIDIRECTIONAL = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 
 
 def number(value: float | None, kind: Kind = "estimate", digits: int = _DIGITS) -> str:
@@ -148,18 +146,6 @@ def memory(size: int) -> str:
 def shape(sizes: list[int]) -> str:
     """A tensor shape such as 64 × 55 × 55."""
     return " × ".join(map(str, sizes)) if sizes else "scalar"
-
-
-def plain(text: str) -> str:
-    """Text from outside with control characters and direction overrides shown, not obeyed."""
-    if text.isascii() and text.isprintable():
-        return text
-    return "".join(_visible(character) for character in text)
-
-
-def _visible(character: str) -> str:
-    hidden = unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp") or character in _BIDIRECTIONAL
-    return character.encode("unicode_escape").decode("ascii") if hidden else character
 
 
 def elide(text: str, length: int) -> str:

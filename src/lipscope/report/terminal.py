@@ -45,7 +45,7 @@ from .slack import (
     won_back,
 )
 
-_STYLES: dict[Kind, str] = {"upper": "magenta", "lower": "green", "estimate": "cyan"}
+STYLES: dict[Kind, str] = {"upper": "magenta", "lower": "green", "estimate": "cyan"}
 _ASCII = str.maketrans(
     {
         "≤": "<=",
@@ -63,8 +63,13 @@ _ASCII = str.maketrans(
         "√": "sqrt ",
         "λ": "lambda",
         "σ": "sigma",
+        "χ": "chi",
+        "ξ": "xi",
+        "Φ": "Phi",
+        "‖": "|",
+        "₀": "_0",
         "ᵀ": "^T",
-        "█": "#",
+        **dict(zip("▁▂▃▄▅▆▇█", "__--==##", strict=True)),
     }
 )
 _ROOM_FOR_MEANING = 110
@@ -105,7 +110,7 @@ def print_checks(checks: Sequence[Check], console: Console) -> None:
         verdict = "confirmed" if check.holds else f"NOT CONFIRMED {fmt.plain(check.reason)}".strip()
         table.add_row(
             printer._text(check.name),
-            printer._text(f"{SIGNS[check.kind]} {check.kind}", _STYLES[check.kind]),
+            printer._text(f"{SIGNS[check.kind]} {check.kind}", STYLES[check.kind]),
             printer._text(fmt.number(check.claimed, check.kind, digits=7)),
             printer._text(fmt.number(check.found, check.kind, digits=7)),
             printer._text(verdict, "green" if check.holds else "bold red"),
@@ -132,7 +137,7 @@ def print_gate(gate: Gate, console: Console) -> None:
             printer._text(each.quantity),
             printer._text(f"≤ {fmt.number(each.limit)}"),
             printer._text(fmt.number(each.measured, each.kind), "bold"),
-            printer._text(f"{SIGNS[each.kind]} {each.kind}", _STYLES[each.kind]),
+            printer._text(f"{SIGNS[each.kind]} {each.kind}", STYLES[each.kind]),
             printer._text(each.outcome if holds else each.outcome.upper(), "green" if holds else "bold red"),
             printer._text("; ".join(fmt.plain(note) for note in notes), "dim"),
         )
@@ -162,8 +167,8 @@ def print_bracket(bracket: Bracket, console: Console) -> None:
     for bound in sorted(bracket.bounds, key=lambda bound: -bound.value):
         table.add_row(
             printer._text(bound.name),
-            printer._text(f"{SIGNS[bound.kind]} {bound.kind}", _STYLES[bound.kind]),
-            printer._text(fmt.number(bound.value, bound.kind), f"bold {_STYLES[bound.kind]}"),
+            printer._text(f"{SIGNS[bound.kind]} {bound.kind}", STYLES[bound.kind]),
+            printer._text(fmt.number(bound.value, bound.kind), f"bold {STYLES[bound.kind]}"),
             printer._text(fmt.duration(bound.cost.seconds), "dim"),
             printer._text(_how(bound), "dim"),
         )
@@ -214,7 +219,7 @@ def print_comparison(comparison: Comparison, console: Console) -> None:
         for title, *_ in columns[:fitting]:
             table.add_column(title, justify="right")
         for place, line in enumerate(found):
-            kind = printer._text(f"{SIGNS[line.kind]} {line.kind}", _STYLES[line.kind])
+            kind = printer._text(f"{SIGNS[line.kind]} {line.kind}", STYLES[line.kind])
             table.add_row(left[place], kind, *(column[place + 1] for column in columns[:fitting]))
         console.print(table)
         console.print()
@@ -260,7 +265,7 @@ class _Printer:
         """One quantity of one run, and its ratio to that of the first run."""
         if cell is None:
             return self._text(fmt.MISSING, "dim")
-        value = self._text(cell.row.figure_text, f"bold {_STYLES[cell.row.kind]}")
+        value = self._text(cell.row.figure_text, f"bold {STYLES[cell.row.kind]}")
         return Text.assemble(value, self._text(f" {cell.ratio_text}" if cell.ratio_text else "", "dim"))
 
     def _header(self, result: Result) -> None:
@@ -274,9 +279,9 @@ class _Printer:
     ) -> None:
         low, between, high = fmt.bracket(lower, upper, where)
         line = Text.assemble(
-            self._text(low, f"bold {_STYLES['lower']}"),
+            self._text(low, f"bold {STYLES['lower']}"),
             self._text(between),
-            self._text(high, f"bold {_STYLES['upper']}"),
+            self._text(high, f"bold {STYLES['upper']}"),
         )
         if upper == math.inf:
             line.append_text(self._text(fmt.reason(no_bound)))
@@ -349,7 +354,7 @@ class _Printer:
             self.console.print(Padding.indent(self._text("; ".join(notes), "dim"), 2))
 
     def _figures(self, row: Row) -> tuple[Text, Text, Text, Text]:
-        style = _STYLES[row.kind]
+        style = STYLES[row.kind]
         return (
             self._text(f"{row.name} {row.symbol_text}"),
             self._text(f"{SIGNS[row.kind]} {row.kind}", style),
@@ -454,7 +459,11 @@ class _Printer:
 
 
 def shown(console: Console, text: str, style: str = "") -> Text:
-    """Text as the console can show it; never markup: names may hold brackets."""
+    """Text as the console can show it, without markup or control characters but line breaks.
+
+    Names come from files of others, and may hold brackets and worse.
+    """
+    text = "\n".join(map(fmt.plain, text.split("\n")))
     encoding = console.encoding
     if not encoding.lower().startswith("utf"):
         text = text.translate(_ASCII).encode(encoding, "backslashreplace").decode(encoding)

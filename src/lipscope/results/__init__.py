@@ -22,6 +22,7 @@ from .mean_field import (
     Measured,
     NotCovered,
 )
+from .monitor import Snapshot
 from .quantities import (
     Analytical,
     Attained,
@@ -109,6 +110,7 @@ __all__ = [
     "SecondMoment",
     "SensitiveInput",
     "Slack",
+    "Snapshot",
     "StretchBin",
     "StretchCurve",
     "Tail",

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from .record import Cost, Kind, Norm, Quantity, Record, UpperBound, Witness
+from .record import Cost, Norm, Quantity, Record, UpperBound, Witness
 
 
 class LayerBound(Record):
@@ -67,7 +67,7 @@ class Certified(UpperBound):
 class Local(Quantity):
     """The largest Lip(x) over the data, as an attained lower bound of the global constant."""
 
-    kind: Kind = "lower"
+    kind: Literal["lower"] = "lower"
     witness: Witness
     estimates: list[float] = Field(description="Lip(x) of every sample visited, estimates, in data order")
     samples: list[str] = Field(description="names of the samples visited")
@@ -95,7 +95,7 @@ class Duplicate(Record):
 class Empirical(Quantity):
     """L_emp: the largest secant ratio over all pairs of the data, attained."""
 
-    kind: Kind = "lower"
+    kind: Literal["lower"] = "lower"
     witness: Witness
     pairs: int = Field(description="pairs compared: n(n−1)/2 less the duplicates")
     candidates: int | None = Field(
@@ -110,7 +110,7 @@ class Empirical(Quantity):
 class Attained(Quantity):
     """A lower bound of the Lipschitz constant that an ascent found, attained by the stored pair."""
 
-    kind: Kind = "lower"
+    kind: Literal["lower"] = "lower"
     norm: Norm = Field(description='q of the operator norm ℓ_q → ℓ_q: "2" (Euclidean), "1" or "inf"')
     witness: Witness
     found_by: str = Field(description="the search that led to the pair: start, slopes, pairs or kinks")
@@ -120,7 +120,7 @@ class Attained(Quantity):
 class Exact(Quantity):
     """A bracket lower ≤ L ≤ value of a piecewise-linear network's Lipschitz constant by branch and bound."""
 
-    kind: Kind = "upper"
+    kind: Literal["upper"] = "upper"
     norm: Norm = Field(description='q of the operator norm ℓ_q → ℓ_q: "2" (Euclidean), "1" or "inf"')
     lower: float = Field(description="attained by the stored pair")
     upper: float = Field(description="proved, rounding included; the same as `value`")
@@ -143,7 +143,7 @@ class LayerSlope(Record):
 class Effective(Quantity):
     """L_eff: the spectral norm of the Jacobian with slopes replaced by their means, or of the mean Jacobian."""
 
-    kind: Kind = "estimate"
+    kind: Literal["estimate"] = "estimate"
     level: Literal["scalar", "channel", "unit", "full"] = Field(
         description="what is averaged: slopes by layer, channel or unit, or the whole Jacobian"
     )
@@ -164,7 +164,7 @@ class Effective(Quantity):
 class SecondMoment(Quantity):
     """√λ_max(E[JᵀJ]): the largest root-mean-square stretch of one direction over the data."""
 
-    kind: Kind = "estimate"
+    kind: Literal["estimate"] = "estimate"
     reading: Literal["active", "secant"] = Field(
         description="Jacobians at the samples, or over pairs of them"
     )
@@ -240,7 +240,7 @@ class LayerSlack(Record):
 class Slack(Record):
     """Where the product bound exceeds what the network does in the direction it stretches most at one point."""
 
-    kind: Kind = "estimate"
+    kind: Literal["estimate"] = "estimate"
     product: float = Field(description="the bound by the product rule, certified; upper")
     growth: float = Field(description="‖J v‖ = σ_max(J) at the point, v its leading right singular vector")
     factor: float = Field(description="product / growth, ≥ 1: what the layers' factors multiply to")

@@ -120,7 +120,7 @@ class NoBound(Record):
 class UpperBound(Quantity):
     """A certified upper bound; it may be infinite, and then says why."""
 
-    kind: Kind = "upper"
+    kind: Literal["upper"] = "upper"
     no_bound: NoBound | None = Field(None, description="why `value` is infinite; None if it is finite")
 
 

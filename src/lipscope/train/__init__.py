@@ -1,4 +1,4 @@
-"""Training with Lipschitz constants: penalties for the loss, and layers with a certified norm.
+"""Training with Lipschitz constants: penalties for the loss, layers with a certified norm, a monitor.
 
 Penalties are differentiable in the live parameters of a module. Add one to the loss:
 
@@ -21,20 +21,32 @@ Constraints hold at any time in evaluation mode, with a proof that includes roun
     lipscope.train.bake(module)                                                 # plain weights again
 
 `project` brings a trained network within a bound once, as the command `lipscope constrain` does.
+
+A monitor follows the bracket, Lip(x) and L_eff while weights change, within a share of the time:
+
+    monitor = lipscope.train.Monitor(module, data, logs=[lipscope.train.CsvLog("training.csv")])
+    ... a training step ...
+    monitor.step(x)
 """
 
 from .constraints import bake, constrain, spectral
+from .logs import CsvLog, TensorBoardLog, read_log
+from .monitor import Monitor
 from .penalties import CertifiedPenalty, EffectivePenalty, Every, LocalPenalty, Penalty
 from .projection import project
 
 __all__ = [
     "CertifiedPenalty",
+    "CsvLog",
     "EffectivePenalty",
     "Every",
     "LocalPenalty",
+    "Monitor",
     "Penalty",
+    "TensorBoardLog",
     "bake",
     "constrain",
     "project",
+    "read_log",
     "spectral",
 ]

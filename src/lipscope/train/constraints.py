@@ -96,15 +96,17 @@ class SpectralBound(nn.Module):
     Attributes:
         bound: the largest norm allowed.
         scale: what the weight is multiplied by, without dimensions.
+        unscaled: the certified norm of the weight as it was when the bound was set.
         norm: the certified norm when it was last computed.
-        unscaled: the certified norm of the weight itself, at its first certification.
     """
 
     scale: Tensor
 
-    def __init__(self, owner: nn.Module, name: str, places: Sequence[_Place], bound: float) -> None:
+    def __init__(
+        self, owner: nn.Module, name: str, places: Sequence[_Place], bound: float, unscaled: float
+    ) -> None:
         super().__init__()
-        self.bound, self.norm, self.unscaled = bound, math.nan, math.nan
+        self.bound, self.unscaled, self.norm = bound, unscaled, unscaled
         self.register_buffer("scale", torch.ones_like(_held(owner, name).detach().flatten()[:1].squeeze(0)))
         # In lists, so that they are not registered as parts of this module.
         self._owner, self._places, self._name = [owner], list(places), name
@@ -118,10 +120,11 @@ class SpectralBound(nn.Module):
         if not self.training:
             self._certify(weight)
             return weight * self.scale
-        norms = [
-            ratio * layer_norm(place.at(weight), place.followed)
-            for ratio, place in zip(self._ratios, self._places, strict=True)
-        ]
+        with torch.autocast(weight.device.type, enabled=False):
+            norms = [
+                ratio * layer_norm(place.at(weight), place.followed)
+                for ratio, place in zip(self._ratios, self._places, strict=True)
+            ]
         scale = (self.bound / torch.stack(norms).max().clamp_min(torch.finfo(weight.dtype).tiny)).clamp(max=1)
         self.scale.copy_(scale.detach())
         return weight * scale
@@ -149,8 +152,6 @@ class SpectralBound(nn.Module):
         for _ in range(_ATTEMPTS):
             norms = [place.certified(weight * self.scale) for place in self._places]
             self.norm, scale = max(norms), float(self.scale)
-            if math.isnan(self.unscaled):
-                self.unscaled = self.norm
             if self.norm <= self.bound and (scale == 1 or self.norm >= self.bound * (1 - _SLACK)):
                 break
             if self.norm > 0:
@@ -260,7 +261,8 @@ def constrain(
     budgets = {name: weights[name] * share for name in places}
     for name, found in places.items():
         owner, attribute = _owner(module, name)
-        parametrization = SpectralBound(owner, attribute, list(found.values()), budgets[name])
+        unscaled = max(norms.constants[index] for index in found)
+        parametrization = SpectralBound(owner, attribute, list(found.values()), budgets[name], unscaled)
         parametrize.register_parametrization(owner, attribute, parametrization)
         parametrization._certify(_held(owner, attribute))
     return budgets
@@ -313,11 +315,17 @@ def _place(live: LiveGraph, index: int) -> tuple[str | None, _Place]:
     if not isinstance(layer, (Dense, Convolution, TransposedConvolution, Scaling)):
         kind = "" if layer is None else layer.kind
         raise refused(f"the norm of a {kind} with parameters cannot be bounded in training")
-    tensors = layer.parameters()
-    weight = layer.factor if isinstance(layer, Scaling) else _weight(layer)
-    tensor = next(i for i, t in enumerate(tensors) if t is weight)
+    weight = _weight(layer)
+    # Offsets play no part in norms.
+    bare = replace(layer, offset=None)
+    network = network.with_layer(1, bare)
+    tensor = next(i for i, t in enumerate(bare.parameters()) if t is weight)
     names = live.sources(weight)
     owners = {name: _owner(live.module, name)[0] for name in names}
+    if any(isinstance(owner, nn.RNNBase) for owner in owners.values()):
+        raise refused(
+            "torch's recurrent layers hold their weights where no parametrization reaches; use its cells"
+        )
     norms = {id(owner): owner for owner in owners.values() if isinstance(owner, _BatchNorm)}
     if not any(name.rpartition(".")[2] in owner._parameters for name, owner in owners.items()) and not norms:
         return None, _Place(network, tensor)
@@ -331,16 +339,16 @@ def _place(live: LiveGraph, index: int) -> tuple[str | None, _Place]:
         others = [name for name, owner in owners.items() if owner is not norm]
         place = _Place(network, tensor, norm=norm)
         if others:
-            if not isinstance(layer, (Dense, Convolution)):
+            if not isinstance(bare, (Dense, Convolution)):
                 raise refused("a batch norm behind it cannot be bounded")
-            network = network.with_layer(1, replace(layer, entry_error=0.0))
+            network = network.with_layer(1, replace(bare, entry_error=0.0))
             place = _Place(network, tensor, owners[others[0]], norm)
         name = gain
     else:
         name, others = next(iter(names)), list(names)
         place = _Place(network, tensor)
     value = _held(*_owner(live.module, name)).detach().to("cpu", torch.float64)
-    if len(others) > 1 or not _same(place.at(value).nodes[-1].layer, layer, tensor):
+    if len(others) > 1 or not _same(place.at(value).nodes[-1].layer, bare, weight):
         raise refused(
             f"its weights are computed from {', '.join(sorted(names))} in a way that cannot be bounded: use a "
             "plain layer, without another parametrization"
@@ -348,20 +356,21 @@ def _place(live: LiveGraph, index: int) -> tuple[str | None, _Place]:
     return name, place
 
 
-def _weight(layer: Dense | Convolution | TransposedConvolution) -> Tensor:
-    return layer.adjoint.weight if isinstance(layer, TransposedConvolution) else layer.weight
+def _weight(layer: LinearLayer) -> Tensor:
+    """The tensor that decides the layer's norm."""
+    if isinstance(layer, Scaling):
+        return layer.factor
+    if isinstance(layer, TransposedConvolution):
+        return layer.adjoint.weight
+    assert isinstance(layer, (Dense, Convolution))
+    return layer.weight
 
 
-def _same(made: Layer | None, layer: Layer, tensor: int) -> bool:
+def _same(made: Layer | None, layer: LinearLayer, weight: Tensor) -> bool:
     """Whether a layer was made as the import made it: the same weight, with the same uncertainty."""
-    if (
-        not isinstance(made, LinearLayer)
-        or not isinstance(layer, LinearLayer)
-        or type(made) is not type(layer)
-    ):
+    if not isinstance(made, LinearLayer) or type(made) is not type(layer):
         return False
-    ours, theirs = made.parameters()[tensor], layer.parameters()[tensor]
-    return torch.equal(ours, theirs) and made.entry_error == layer.entry_error
+    return torch.equal(_weight(made), weight) and made.entry_error == layer.entry_error
 
 
 def _with_tensor(layer: Layer, tensor: int, value: Tensor) -> Layer:

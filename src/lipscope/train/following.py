@@ -36,8 +36,8 @@ class Followed:
         self._left: Tensor | None = None
         """Unit vectors (1, B, *out), as many as were ever asked for."""
 
-    def right(self, operator: LinearOperator, like: Tensor) -> Tensor:
-        """Near the leading right singular vectors, (1, B, *in): one call of the power method's steps.
+    def right(self, operator: LinearOperator, like: Tensor) -> tuple[Tensor, Tensor]:
+        """Near the leading right singular vectors, (1, B, *in), and the norms as they appear there, (B,).
 
         Args:
             like: a tensor of the operator's dtype and device.
@@ -45,10 +45,12 @@ class Followed:
         with torch.no_grad():
             first = self._left is None
             left = self._start(operator, like)
-            right = _unit(operator.rmatvec(left))
+            right = operator.rmatvec(left)
             for _ in range(self.steps - 1 + _FIRST_STEPS * first):
-                right = _unit(operator.rmatvec(_unit(operator.matvec(right))))
-        return right
+                left = _unit(operator.matvec(_unit(right)))
+                right = operator.rmatvec(left)
+            self.keep(left)
+            return _unit(right), right.flatten(2)[0].norm(dim=1)
 
     def norm(self, operator: LinearOperator, right: Tensor) -> Tensor:
         """‖J v‖ (B,) for the held vectors v, differentiable in what J is made of; J v is kept as the next start."""
@@ -106,4 +108,5 @@ def layer_norm(network: Graph, followed: Followed, settle: float | None = None) 
     like = next(p for p in network.parameters() if p.is_floating_point())
     if settle is not None:
         return followed.settle(operator, like, settle).squeeze(0).to(like)
-    return followed.norm(operator, followed.right(operator, like)).squeeze(0)
+    right, _ = followed.right(operator, like)
+    return followed.norm(operator, right).squeeze(0)

@@ -39,7 +39,10 @@ class Penalty(ABC):
 
     def __call__(self, x: Tensor) -> Tensor:
         """The constant at a batch (B, *input_shape) of the module's inputs: a tensor without dimensions."""
-        value = self.value(x)
+        parameter = next(self.live.module.parameters(), x)
+        # Singular vectors would be followed badly in half precision.
+        with torch.autocast(parameter.device.type, enabled=False):
+            value = self.value(x)
         self.last = value.detach()
         return value
 
@@ -90,8 +93,8 @@ class LocalPenalty(Penalty):
         reduce: "max" or "mean" over the samples. The maximum is differentiated at its sample alone, which is
             cheaper.
         samples: how many of a batch are looked at, the first ones; None for all.
-        steps: power steps a call. The vectors start from those of the sample at the same place in the batch
-            before.
+        steps: power steps a call, for the maximum two at least. The vectors start from those of the sample at the
+            same place in the batch before.
 
     Raises:
         ModelError, UnsupportedLayerError: the module cannot be imported, see `LiveGraph`.
@@ -109,16 +112,16 @@ class LocalPenalty(Penalty):
     ) -> None:
         super().__init__(module, input_shape)
         self.reduce, self.samples = reduce, samples
-        self._followed = Followed(steps, seed)
+        # The last step for the maximum is at its sample alone, so one step would leave the others' vectors.
+        self._followed = Followed(max(2, steps) if reduce == "max" else steps, seed)
 
     def value(self, x: Tensor) -> Tensor:
         """The largest or the mean of ‖J(x) v‖ over the samples, v near the leading right singular vectors."""
         operator, like = self._operator(x)
-        right = self._followed.right(operator, like)
+        right, norms = self._followed.right(operator, like)
         if self.reduce == "mean":
             return self._followed.norm(operator, right).mean()
-        with torch.no_grad():
-            worst = int(self._followed.norm(operator, right).argmax())
+        worst = int(norms.argmax())
         slopes = {i: slope.rows(worst, 1) for i, slope in operator.slopes.items()}
         alone = linearize(operator.graph, slopes)
         norm: Tensor = alone.matvec(right[:, worst : worst + 1]).norm()
@@ -172,7 +175,8 @@ class EffectivePenalty(Penalty):
     def value(self, x: Tensor) -> Tensor:
         """‖J_eff v‖ for v near the leading right singular vector."""
         operator, like = self._operator(x)
-        return self._followed.norm(operator, self._followed.right(operator, like)).squeeze(0)
+        right, _ = self._followed.right(operator, like)
+        return self._followed.norm(operator, right).squeeze(0)
 
     def settle(self, x: Tensor, tolerance: float = 1e-4) -> float:
         """L_eff over the samples of x."""
@@ -257,9 +261,7 @@ class CertifiedPenalty(Penalty):
 
     def __call__(self, x: Tensor | None = None) -> Tensor:
         """The product bound; it needs no inputs."""
-        value = self.value(x)
-        self.last = value.detach()
-        return value
+        return super().__call__(torch.empty(0) if x is None else x)
 
     def value(self, x: Tensor | None = None) -> Tensor:
         """The product of ‖T v‖ over the layers, v near each one's leading right singular vector."""
