@@ -65,7 +65,7 @@ _SAME = 1e-6
 
 
 def verify_run(folder: str | Path, graph: Graph, progress: Progress = silent) -> list[Check]:
-    """Check all bounds of a run folder of `analyze`, `certify`, `check` or `inspect` against the network they are claimed of.
+    """Check all bounds of a run of `analyze`, `certify`, `check` or `inspect` against the network they are claimed of.
 
     Certified bounds are proved again from the weights: by the stored certificate, and those over a ball and of a
     branch and bound by repeating the computation. Attained ones are re-evaluated in float64 from the stored
