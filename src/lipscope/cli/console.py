@@ -36,7 +36,14 @@ def open_console(error: bool = True) -> Console:
     """Standard error, or standard output."""
     from rich.console import Console
 
-    return Console(stderr=error, highlight=False)
+    console = Console(stderr=error, highlight=False)
+    # Rich would end the process with code 1, which stands for errors of lipscope's own.
+    console.on_broken_pipe = _broken_pipe  # type: ignore[method-assign]
+    return console
+
+
+def _broken_pipe() -> None:
+    raise BrokenPipeError
 
 
 def say(message: str) -> None:
