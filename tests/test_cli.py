@@ -223,7 +223,7 @@ def test_a_killed_run_goes_on_and_ends_the_same(stop: signal.Signals, place: Pat
 
 
 def test_two_runs_in_one_folder_are_refused(place: Path, tmp_path: Path) -> None:
-    from lipscope.runs import RunFolder
+    from lipscope.jobs.folder import RunFolder
 
     with RunFolder(tmp_path / "run", {"a": 1}), pytest.raises(lipscope.RunFolderError, match="in use"):
         RunFolder(tmp_path / "run", {"a": 1})

@@ -19,6 +19,7 @@ import lipscope
 from helpers import Memory, gaussian, small_network
 from lipscope.errors import LipscopeError
 from lipscope.graph import Graph
+from lipscope.jobs.folder import RunFolder
 from lipscope.layers.activation import ReLU
 from lipscope.layers.dense import Dense
 from lipscope.quantities import all_pairs, features, scratch
@@ -26,7 +27,6 @@ from lipscope.quantities.all_pairs import Side, largest_ratios
 from lipscope.quantities.checkpoint import no_checkpoint
 from lipscope.quantities.features import Basis
 from lipscope.quantities.witness import evaluate_pair
-from lipscope.runs import RunFolder
 from strategies import networks, seeds
 
 COST = {"cost"}

@@ -145,7 +145,7 @@ def test_without_ray_one_sentence_says_what_to_install(monkeypatch: pytest.Monke
 
 
 def test_ray_is_not_imported_before_it_is_asked_for() -> None:
-    code = "import sys, lipscope.analysis, lipscope.engines; sys.exit('ray' in sys.modules)"
+    code = "import sys, lipscope.jobs.analysis, lipscope.engines; sys.exit('ray' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 
 import lipscope
-from lipscope.brackets import bracket
 from lipscope.errors import ModelError
 from lipscope.graph import Graph
+from lipscope.jobs.brackets import bracket
 from lipscope.models import load_model
 
 

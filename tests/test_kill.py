@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from lipscope.atomic import is_draft
-from lipscope.runs import RunFolder
+from lipscope.jobs.folder import RunFolder
 
 BENCHMARK = Path(__file__).parent.parent / "benchmarks" / "kill.py"
 MODEL = """

@@ -13,9 +13,9 @@ import pytest
 import torch
 
 import lipscope
-from lipscope.brackets import bracket
 from lipscope.errors import ModelError
 from lipscope.graph import Graph
+from lipscope.jobs.brackets import bracket
 from lipscope.layers.base import TORCH_RULES
 from lipscope.models import load_model
 from lipscope.models.onnx_file import read_onnx

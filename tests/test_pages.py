@@ -28,6 +28,7 @@ from helpers import gaussian, small_network
 from lipscope import cli
 from lipscope.errors import DataError, LipscopeError
 from lipscope.figures import figures_of, save
+from lipscope.jobs.folder import read_report, read_tensors
 from lipscope.report import format as fmt
 from lipscope.report import has_page, print_comparison, render_html, write_html
 from lipscope.report.charts import charts
@@ -36,7 +37,6 @@ from lipscope.report.pictures import FALL, RISE, Bars, input_drawing, signed_dra
 from lipscope.report.rows import rows
 from lipscope.report.witnesses import groups
 from lipscope.results import Bracket, Comparison, Inspection, Report, Result, SensitiveInput
-from lipscope.runs import read_report, read_tensors
 from made_results import AWKWARD, BREAKOUT, SCRIPT, SQL, Page, hostile, make_result, photograph, with_levels
 
 HOSTILE = [

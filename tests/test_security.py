@@ -23,10 +23,10 @@ from helpers import command_here
 from lipscope.cli.inspect import _safe
 from lipscope.data import load_samples
 from lipscope.errors import DataError, ModelError
+from lipscope.jobs.folder import read_tensors
 from lipscope.models import load_model
 from lipscope.report import print_bracket, print_checks, print_inspection, print_result
 from lipscope.results import Check
-from lipscope.runs import read_tensors
 
 CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 HOSTILE = "a\x1b]0;owned\x07\x9b31m\u202eb[bold]"

@@ -18,9 +18,10 @@ from torch import Tensor, nn
 
 import lipscope
 from helpers import gaussian
-from lipscope.brackets import BallOptions
 from lipscope.certificates import certify, norm_bounds
 from lipscope.graph import Graph, from_torch
+from lipscope.jobs.brackets import BallOptions
+from lipscope.jobs.verification import verify_run
 from lipscope.layers.activation import Activation
 from lipscope.layers.aggregation import Product
 from lipscope.layers.dense import Dense
@@ -28,7 +29,6 @@ from lipscope.quantities import analytical, ball, evaluate_pair, operator_produc
 from lipscope.quantities.local_proofs import PROOFS
 from lipscope.report import print_bracket, print_checks, print_result, render_html
 from lipscope.results import Analytical, Bracket, Check, NoBound, Norm, Report, Result
-from lipscope.verification import verify_run
 from strategies import Apply, randomised, seeds
 
 NORMS: list[Norm] = ["2", "1", "inf"]

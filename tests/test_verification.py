@@ -14,10 +14,10 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 import lipscope
-from lipscope.brackets import BallOptions
 from lipscope.errors import CertificateError, DataError
+from lipscope.jobs.brackets import BallOptions
+from lipscope.jobs.verification import stated_shape, verify_run
 from lipscope.results import Bracket, Check, Inspection, Result
-from lipscope.verification import stated_shape, verify_run
 
 FILES: dict[str, tuple[str, Any]] = {
     "analyze": ("result.json", Result),

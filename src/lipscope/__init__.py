@@ -23,10 +23,7 @@ from ._version import __version__
 
 if TYPE_CHECKING:
     from . import train as train
-    from .analysis import Options, analyze
-    from .brackets import BallOptions, bracket
     from .certificates import Certificate, certify, verify
-    from .comparison import compare
     from .data import ImagePreprocessing, Labels, Samples, load_labels, load_samples
     from .engines import SERIAL, Engine, RayEngine
     from .errors import (
@@ -37,11 +34,17 @@ if TYPE_CHECKING:
         RunFolderError,
         UnsupportedLayerError,
     )
-    from .gate import check
     from .graph import Graph, GraphBuilder, from_torch
-    from .information import fisher
-    from .inspection import inspect
     from .jacobian import Jacobian, linearize
+    from .jobs.analysis import Options, analyze
+    from .jobs.brackets import BallOptions, bracket
+    from .jobs.comparison import compare
+    from .jobs.concentration import Noise, noise_tails
+    from .jobs.discriminant import separate
+    from .jobs.fisher import fisher
+    from .jobs.gate import check
+    from .jobs.inspection import inspect
+    from .jobs.mean_field import compare_mean_field
     from .models import load_model
     from .quantities import (
         MeanSlopes,
@@ -80,16 +83,13 @@ if TYPE_CHECKING:
         MeanFieldReport,
         Result,
     )
-    from .separation import separate
     from .spectral import SpectralNorm, spectral_norm
-    from .tails import Noise, noise_tails
-    from .theory import compare_mean_field
 
 _HOMES = {
-    "analysis": ("Options", "analyze"),
-    "brackets": ("BallOptions", "bracket"),
+    "jobs.analysis": ("Options", "analyze"),
+    "jobs.brackets": ("BallOptions", "bracket"),
     "certificates": ("Certificate", "certify", "verify"),
-    "comparison": ("compare",),
+    "jobs.comparison": ("compare",),
     "data": ("ImagePreprocessing", "Labels", "Samples", "load_labels", "load_samples"),
     "engines": ("SERIAL", "Engine", "RayEngine"),
     "errors": (
@@ -100,10 +100,10 @@ _HOMES = {
         "RunFolderError",
         "UnsupportedLayerError",
     ),
-    "gate": ("check",),
+    "jobs.gate": ("check",),
     "graph": ("Graph", "GraphBuilder", "from_torch"),
-    "information": ("fisher",),
-    "inspection": ("inspect",),
+    "jobs.fisher": ("fisher",),
+    "jobs.inspection": ("inspect",),
     "jacobian": ("Jacobian", "linearize"),
     "models": ("load_model",),
     "quantities": (
@@ -143,10 +143,10 @@ _HOMES = {
         "MeanFieldReport",
         "Result",
     ),
-    "separation": ("separate",),
+    "jobs.discriminant": ("separate",),
     "spectral": ("SpectralNorm", "spectral_norm"),
-    "tails": ("Noise", "noise_tails"),
-    "theory": ("compare_mean_field",),
+    "jobs.concentration": ("Noise", "noise_tails"),
+    "jobs.mean_field": ("compare_mean_field",),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 

@@ -42,7 +42,7 @@ def lipscope_check() -> LipscopeCheck:
         data: Any = None,
         **limits: Any,
     ) -> Gate:
-        from .gate import check
+        from .jobs.gate import check
 
         gate = check(module, input_shape, data, **limits)
         if not gate.passed:

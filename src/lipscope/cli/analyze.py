@@ -104,9 +104,9 @@ def analyze(
 
       lipscope analyze my_model.py:build --state weights.safetensors --data test.npy
     """
-    from ..analysis import Options, analyze, default_output
     from ..data import load_samples
     from ..engines import engine_named
+    from ..jobs.analysis import Options, analyze, default_output
     from ..report import print_result
 
     options = Options(

@@ -57,8 +57,8 @@ def certify(
 
       lipscope certify net.py:build --ball photo.jpg 0.1
     """
-    from ..analysis import default_output
-    from ..brackets import BallOptions, bracket
+    from ..jobs.analysis import default_output
+    from ..jobs.brackets import BallOptions, bracket
     from ..report import print_bracket
 
     loaded, shape = load(model, state, input_shape)

@@ -140,7 +140,7 @@ def check(
       lipscope check
     """
     from ..data import load_samples
-    from ..gate import check
+    from ..jobs.gate import check
     from ..report import print_gate
 
     assert model is not None  # the callback has found one

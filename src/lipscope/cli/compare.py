@@ -39,11 +39,11 @@ def compare(
 
       lipscope compare runs/epoch-1 runs/epoch-5 runs/epoch-20 --output runs/training
     """
-    from ..analysis import default_output
     from ..atomic import write_atomically
-    from ..comparison import compare
+    from ..jobs.analysis import default_output
+    from ..jobs.comparison import compare
+    from ..jobs.folder import COMPARISON, REPORT
     from ..report import print_comparison, write_html
-    from ..runs import COMPARISON, REPORT
 
     if len(runs) < 2:
         raise DataError("a comparison needs two runs or more, such as: lipscope compare runs/a runs/b")

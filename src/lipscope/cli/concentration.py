@@ -72,9 +72,9 @@ def concentration(
 
       lipscope concentration net.py:build --input-shape 20 --sigma 0.01 --ball --figure tails.svg
     """
-    from ..analysis import default_output
+    from ..jobs.analysis import default_output
+    from ..jobs.concentration import Noise, noise_tails
     from ..report import print_concentration
-    from ..tails import Noise, noise_tails
 
     loaded, shape = load(model, state, input_shape)
     if shape is None and at == "zeros":

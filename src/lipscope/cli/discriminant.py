@@ -65,10 +65,10 @@ def discriminant(
 
       lipscope discriminant net.py:build --data digits.npz --labels digits.npz --accuracy
     """
-    from ..analysis import default_output
     from ..data import load_labels, load_samples
+    from ..jobs.analysis import default_output
+    from ..jobs.discriminant import separate
     from ..report import print_discriminant
-    from ..separation import separate
 
     loaded, shape = load(model, state, input_shape)
     given = load_samples(data, shape, image_preprocessing(loaded, shape, mean, std, resize))

@@ -74,9 +74,9 @@ def fisher(
 
       lipscope fisher net.py:build --data x.npy --likelihood softmax --labels y.npy --figure fisher.svg
     """
-    from ..analysis import default_output
     from ..data import load_labels, load_samples
-    from ..information import fisher
+    from ..jobs.analysis import default_output
+    from ..jobs.fisher import fisher
     from ..report import print_fisher
 
     loaded, shape = load(model, state, input_shape)

@@ -60,9 +60,9 @@ def inspect(
 
       lipscope inspect net.py:build --input-shape 20 --effort fast --sort slack --top 10
     """
-    from ..analysis import default_output
     from ..data import load_samples
-    from ..inspection import inspect
+    from ..jobs.analysis import default_output
+    from ..jobs.inspection import inspect
     from ..report import print_inspection
 
     loaded, shape = load(model, state, input_shape)

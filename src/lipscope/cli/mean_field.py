@@ -58,10 +58,10 @@ def mean_field(
 
       lipscope mean-field net.py:build --input-shape 784 --length 0.1
     """
-    from ..analysis import default_output
     from ..data import load_samples
+    from ..jobs.analysis import default_output
+    from ..jobs.mean_field import compare_mean_field
     from ..report import print_mean_field
-    from ..theory import compare_mean_field
 
     loaded, shape = load(model, state, input_shape)
     if shape is None and data is None:

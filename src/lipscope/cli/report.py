@@ -42,8 +42,8 @@ def report(
 
       lipscope report runs/demo --html page.html --figures figures --format pdf
     """
+    from ..jobs.folder import REPORT, read_report
     from ..report import print_report, write_html
-    from ..runs import REPORT, read_report
 
     found = read_report(run)
     folder = run if run.is_dir() else run.parent
@@ -72,7 +72,7 @@ def report(
 
 def _tensors(folder: Path) -> dict[str, Array]:
     """The stored inputs of a run; none if there is no such file."""
-    from ..runs import WITNESS, read_tensors
+    from ..jobs.folder import WITNESS, read_tensors
 
     stored = folder / WITNESS
     if not stored.exists():

@@ -27,8 +27,8 @@ def verify(
     The exit code is 7 if a bound does not hold. Only the model that you name is run as code.
     """
     from ..graph import from_torch
+    from ..jobs.verification import stated_shape, verify_run
     from ..report import print_checks
-    from ..verification import stated_shape, verify_run
 
     shape = parse_shape(input_shape) if input_shape else stated_shape(run)
     loaded, _ = load(model, state, None)

@@ -13,13 +13,13 @@ import torch
 from pydantic import BaseModel
 from torch import Tensor, nn
 
-from ._version import __version__
-from .data import ImagePreprocessing, Samples, load_samples
-from .engines import SERIAL, Engine
-from .errors import DataError
-from .graph import Graph, from_torch
-from .progress import Progress, silent
-from .quantities import (
+from .._version import __version__
+from ..data import ImagePreprocessing, Samples, load_samples
+from ..engines import SERIAL, Engine
+from ..errors import DataError
+from ..graph import Graph, from_torch
+from ..progress import Progress, silent
+from ..quantities import (
     Pair,
     analytical,
     ascent,
@@ -35,8 +35,8 @@ from .quantities import (
     sensitive,
     slack,
 )
-from .quantities.local import visited
-from .results import (
+from ..quantities.local import visited
+from ..results import (
     Analytical,
     Attained,
     Certified,
@@ -51,8 +51,8 @@ from .results import (
     SensitiveInput,
     Slack,
 )
-from .runs import REPORT, RESULT, RunFolder, identity_key
-from .spectral import working_dtype
+from ..spectral import working_dtype
+from .folder import REPORT, RESULT, RunFolder, identity_key
 from .stages import (
     ASCENT_STEPS,
     AnyEffort,
@@ -65,9 +65,9 @@ from .stages import (
 )
 
 if TYPE_CHECKING:
-    from .quantities.effective import Reading
-    from .quantities.mean_jacobian import PointsOrPairs
-    from .slopes import Level
+    from ..quantities.effective import Reading
+    from ..quantities.mean_jacobian import PointsOrPairs
+    from ..slopes import Level
 
 _LEVELS: tuple[tuple[Level, Reading], ...] = (
     ("scalar", "active"),

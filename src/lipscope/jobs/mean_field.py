@@ -9,13 +9,13 @@ from typing import Any
 
 from torch import nn
 
-from ._version import __version__
-from .data import ImagePreprocessing
-from .graph import Graph
-from .progress import Progress, silent
-from .quantities import mean_field
-from .results import MeanField, MeanFieldReport
-from .runs import MEAN_FIELD
+from .._version import __version__
+from ..data import ImagePreprocessing
+from ..graph import Graph
+from ..progress import Progress, silent
+from ..quantities import mean_field
+from ..results import MeanField, MeanFieldReport
+from .folder import MEAN_FIELD
 from .stages import Stages, check_device, completed, data_info, model_info, network_and_data, provenance
 
 

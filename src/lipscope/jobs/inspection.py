@@ -11,13 +11,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ._version import __version__
-from .data import ImagePreprocessing, Samples, load_samples
-from .graph import Graph
-from .progress import Progress, silent
-from .quantities import Pair, analytical, ascent, local, mean_slopes, slack
-from .results import Analytical, Attained, Certified, Inspection, LayerSlope, Local, Slack
-from .runs import INSPECTION
+from .._version import __version__
+from ..data import ImagePreprocessing, Samples, load_samples
+from ..graph import Graph
+from ..progress import Progress, silent
+from ..quantities import Pair, analytical, ascent, local, mean_slopes, slack
+from ..results import Analytical, Attained, Certified, Inspection, LayerSlope, Local, Slack
+from .folder import INSPECTION
 from .stages import (
     ASCENT_STEPS,
     AnyEffort,

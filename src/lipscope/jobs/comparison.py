@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from .errors import DataError
-from .results import Bracket, ComparedRun, Comparison, Report, Result
-from .runs import read_report
+from ..errors import DataError
+from ..results import Bracket, ComparedRun, Comparison, Report, Result
+from .folder import read_report
 
 _COMMANDS: dict[type[Report], str] = {Result: "analyze", Bracket: "certify"}
 

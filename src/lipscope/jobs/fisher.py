@@ -12,16 +12,16 @@ from typing import Any, Literal, TypeVar
 import torch
 from torch import Tensor, nn
 
-from ._version import __version__
-from .data import ImagePreprocessing, Labels, Samples, load_labels, load_samples
-from .data.labels import LabelSource
-from .errors import DataError
-from .graph import Graph, from_torch
-from .progress import Progress, silent
-from .quantities import fisher_embedding, input_fisher, parameter_fisher
-from .results import FisherReport, FisherSpectrum, InputFisher, ParameterFisher
-from .results.fisher import Likelihood
-from .runs import FISHER, WITNESS
+from .._version import __version__
+from ..data import ImagePreprocessing, Labels, Samples, load_labels, load_samples
+from ..data.labels import LabelSource
+from ..errors import DataError
+from ..graph import Graph, from_torch
+from ..progress import Progress, silent
+from ..quantities import fisher_embedding, input_fisher, parameter_fisher
+from ..results import FisherReport, FisherSpectrum, InputFisher, ParameterFisher
+from ..results.fisher import Likelihood
+from .folder import FISHER, WITNESS
 from .stages import Stages, check_device, completed, data_info, model_info, provenance
 
 Space = Literal["inputs", "parameters", "both"]

@@ -13,12 +13,12 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from ._version import __version__
-from .errors import DataError, LipscopeError
-from .graph import Graph, from_torch
-from .progress import Progress, silent
-from .quantities import analytical, ascent, ball, exact, operator_product
-from .results import (
+from .._version import __version__
+from ..errors import DataError, LipscopeError
+from ..graph import Graph, from_torch
+from ..progress import Progress, silent
+from ..quantities import analytical, ascent, ball, exact, operator_product
+from ..results import (
     Analytical,
     Attained,
     Ball,
@@ -29,7 +29,7 @@ from .results import (
     Norm,
     OperatorProduct,
 )
-from .runs import BRACKET
+from .folder import BRACKET
 from .stages import ASCENT_STEPS, AnyEffort, Stages, certify_in, completed, model_info, provenance
 
 _EXACT_UNITS = 60

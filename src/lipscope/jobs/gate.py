@@ -13,14 +13,13 @@ from typing import Any, Literal, TypeVar
 
 from torch import nn
 
-from ._version import __version__
-from .analysis import Options
-from .data import ImagePreprocessing, Samples, load_samples
-from .errors import DataError, LipscopeError
-from .graph import Graph, from_torch
-from .progress import Progress, silent
-from .quantities import analytical, ascent, effective, empirical, local, mean_slopes
-from .results import (
+from .._version import __version__
+from ..data import ImagePreprocessing, Samples, load_samples
+from ..errors import DataError, LipscopeError
+from ..graph import Graph, from_torch
+from ..progress import Progress, silent
+from ..quantities import analytical, ascent, effective, empirical, local, mean_slopes
+from ..results import (
     Analytical,
     Attained,
     Bracket,
@@ -35,7 +34,8 @@ from .results import (
     Result,
     Verdict,
 )
-from .runs import CHECK, read_report
+from .analysis import Options
+from .folder import CHECK, read_report
 from .stages import (
     ASCENT_STEPS,
     AnyEffort,

@@ -11,15 +11,15 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ._version import __version__
-from .errors import DataError
-from .graph import Graph, from_torch
-from .progress import Progress, silent
-from .quantities import analytical, concentration
-from .quantities.concentration import NoiseBound, noise_ball
-from .results import Analytical, Certified, Concentration, ConcentrationReport
-from .results.concentration import Law
-from .runs import CONCENTRATION
+from .._version import __version__
+from ..errors import DataError
+from ..graph import Graph, from_torch
+from ..progress import Progress, silent
+from ..quantities import analytical, concentration
+from ..quantities.concentration import NoiseBound, noise_ball
+from ..results import Analytical, Certified, Concentration, ConcentrationReport
+from ..results.concentration import Law
+from .folder import CONCENTRATION
 from .stages import AnyEffort, Stages, certify_in, check_device, completed, model_info, provenance
 
 

@@ -10,14 +10,14 @@ from typing import Any
 
 from torch import nn
 
-from ._version import __version__
-from .data import ImagePreprocessing, Labels, Samples, load_labels, load_samples
-from .data.labels import LabelSource
-from .graph import Graph, from_torch
-from .progress import Progress, silent
-from .quantities import discriminant
-from .results import Discriminant, DiscriminantReport
-from .runs import DISCRIMINANT
+from .._version import __version__
+from ..data import ImagePreprocessing, Labels, Samples, load_labels, load_samples
+from ..data.labels import LabelSource
+from ..graph import Graph, from_torch
+from ..progress import Progress, silent
+from ..quantities import discriminant
+from ..results import Discriminant, DiscriminantReport
+from .folder import DISCRIMINANT
 from .stages import Stages, check_device, completed, data_info, model_info, provenance
 
 SAMPLES = 500

@@ -19,11 +19,11 @@ from typing import IO, Any, TypeVar
 import numpy as np
 from torch import Tensor
 
-from .atomic import is_draft, write_atomically
-from .data.files import reason
-from .errors import DataError, LipscopeError, RunFolderError
-from .quantities.checkpoint import State
-from .results import Bracket, Comparison, Gate, Inspection, Report, Result
+from ..atomic import is_draft, write_atomically
+from ..data.files import reason
+from ..errors import DataError, LipscopeError, RunFolderError
+from ..quantities.checkpoint import State
+from ..results import Bracket, Comparison, Gate, Inspection, Report, Result
 
 RESULT, REPORT, WITNESS, IDENTITY = "result.json", "report.html", "witness.safetensors", "run.json"
 MEAN_FIELD, CONCENTRATION = "mean-field.json", "concentration.json"

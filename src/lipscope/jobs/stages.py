@@ -14,16 +14,16 @@ import torch
 from pydantic import TypeAdapter, ValidationError
 from torch import Tensor, nn
 
-from ._version import __version__
-from .certificates import Effort, improve, norm_bounds
-from .data import ImagePreprocessing, Samples, load_samples
-from .data.files import printable
-from .errors import DataError, ModelError
-from .graph import Graph, from_torch
-from .progress import Progress
-from .quantities import Pair
-from .quantities.checkpoint import State, no_checkpoint
-from .results import (
+from .._version import __version__
+from ..certificates import Effort, improve, norm_bounds
+from ..data import ImagePreprocessing, Samples, load_samples
+from ..data.files import printable
+from ..errors import DataError, ModelError
+from ..graph import Graph, from_torch
+from ..progress import Progress
+from ..quantities import Pair
+from ..quantities.checkpoint import State, no_checkpoint
+from ..results import (
     Certified,
     Cost,
     DataInfo,
@@ -34,7 +34,7 @@ from .results import (
     SecondMoment,
     SensitiveInput,
 )
-from .runs import CERTIFICATE, REPORT, WITNESS, RunFolder
+from .folder import CERTIFICATE, REPORT, WITNESS, RunFolder
 
 AnyEffort = Literal["none", "fast", "balanced", "tight"]
 """An effort for the certificate, or none."""
@@ -93,7 +93,7 @@ class Stages:
         """Write report, witnesses and, for kinds that have one, the page to the run folder; nothing without one."""
         if self.folder is None:
             return
-        from .report import has_page, render_html
+        from ..report import has_page, render_html
 
         arrays = {key: tensor.numpy() for key, tensor in self.witnesses.items()}
         page = {REPORT: render_html(report, arrays)} if has_page(report) else {}

@@ -13,13 +13,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .certificates import Certificate, verify
-from .errors import CertificateError, DataError, LipscopeError
-from .graph import Graph
-from .progress import Progress, silent
-from .quantities import analytical, ball, evaluate_pair, exact, operator_product
-from .quantities.witness import vector_norm
-from .results import (
+from ..certificates import Certificate, verify
+from ..errors import CertificateError, DataError, LipscopeError
+from ..graph import Graph
+from ..progress import Progress, silent
+from ..quantities import analytical, ball, evaluate_pair, exact, operator_product
+from ..quantities.witness import vector_norm
+from ..results import (
     Analytical,
     Attained,
     Ball,
@@ -39,7 +39,7 @@ from .results import (
     Result,
     Witness,
 )
-from .runs import (
+from .folder import (
     BRACKET,
     CERTIFICATE,
     CHECK,
