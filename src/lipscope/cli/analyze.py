@@ -8,8 +8,22 @@ from typing import Annotated, Literal
 import typer
 
 from .app import app
-from .console import escaped, open_console, progress_bars, say
-from .options import Effort, Mean, Resize, Seconds, Seed, State, Std, finite, image_preprocessing, load
+from .console import open_console, progress_bars, written
+from .options import (
+    BatchSize,
+    Device,
+    Effort,
+    InputShape,
+    Mean,
+    Resize,
+    Seconds,
+    Seed,
+    State,
+    Std,
+    finite,
+    image_preprocessing,
+    load,
+)
 
 
 @app.command()
@@ -37,10 +51,7 @@ def analyze(
         ),
     ] = None,
     state: State = None,
-    input_shape: Annotated[
-        str | None,
-        typer.Option(help="Per-sample input shape, such as 3x224x224. Default: the model's or the data's."),
-    ] = None,
+    input_shape: InputShape = None,
     mean: Mean = None,
     std: Std = None,
     resize: Resize = None,
@@ -70,13 +81,9 @@ def analyze(
         float,
         typer.Option(help="Relative accuracy of Lip(x) at each sample.", min=1e-12, max=0.5, callback=finite),
     ] = 1e-3,
-    batch_size: Annotated[
-        int, typer.Option(help="Samples treated at once; memory grows with it.", min=1)
-    ] = 16,
+    batch_size: BatchSize = 16,
     seed: Seed = 0,
-    device: Annotated[
-        str, typer.Option(help="Where the estimates are computed: cpu, cuda, cuda:1, mps.")
-    ] = "cpu",
+    device: Device = "cpu",
     dtype: Annotated[
         Literal["float32", "float64", "bfloat16", "float16"],
         typer.Option(help="Precision of the estimates; certificates and witnesses are always float64."),
@@ -131,4 +138,4 @@ def analyze(
             progress=progress,
         )
     print_result(result, open_console(error=False))
-    say(f"\nwrote {escaped(str(folder / 'result.json'))} and {escaped(str(folder / 'report.html'))}")
+    written(folder / "result.json", folder / "report.html")

@@ -9,13 +9,13 @@ import typer
 
 from ..errors import DataError
 from .app import app
-from .console import escaped, open_console, progress_bars, say
-from .options import Effort, Seconds, Seed, State, load, one_input
+from .console import open_console, progress_bars, written
+from .options import Effort, InputShape, Model, Seconds, Seed, State, load, one_input
 
 
 @app.command()
 def certify(
-    model: Annotated[str, typer.Argument(help="The network, as for `analyze`.")],
+    model: Model,
     ball: Annotated[
         tuple[str, float] | None,
         typer.Option(
@@ -42,9 +42,7 @@ def certify(
         ),
     ] = None,
     state: State = None,
-    input_shape: Annotated[
-        str | None, typer.Option(help="Per-sample input shape, such as 3x224x224. Default: the model's.")
-    ] = None,
+    input_shape: InputShape = None,
     seed: Seed = 0,
 ) -> None:
     """Bracket a network's Lipschitz constant without data: certified from above, attained from below.
@@ -77,4 +75,4 @@ def certify(
             output=folder, name=loaded.name, seed=seed, progress=progress,
         )  # fmt: skip
     print_bracket(found, open_console(error=False))
-    say(f"\nwrote {escaped(str(folder / 'bracket.json'))} and {escaped(str(folder / 'report.html'))}")
+    written(folder / "bracket.json", folder / "report.html")

@@ -10,9 +10,11 @@ import typer
 
 from ..errors import DataError, LipscopeError
 from .app import app
-from .console import escaped, open_console, progress_bars, say
+from .console import open_console, print_json, progress_bars, written
 from .options import (
+    Device,
     Effort,
+    InputShape,
     Mean,
     Resize,
     Seconds,
@@ -112,19 +114,14 @@ def check(
         Path | None, typer.Option(help="Run folder for check.json, the certificate and the witnesses.")
     ] = None,
     state: State = None,
-    input_shape: Annotated[
-        str | None,
-        typer.Option(help="Per-sample input shape, such as 3x224x224. Default: the model's or the data's."),
-    ] = None,
+    input_shape: InputShape = None,
     mean: Mean = None,
     std: Std = None,
     resize: Resize = None,
     effort: Effort = "balanced",
     seconds: Seconds = None,
     seed: Seed = 0,
-    device: Annotated[
-        str, typer.Option(help="Where estimates are computed: cpu, cuda, cuda:1, mps.")
-    ] = "cpu",
+    device: Device = "cpu",
 ) -> None:
     """Check that a network keeps limits on its Lipschitz constants; the exit code is 1 if it does not.
 
@@ -159,11 +156,11 @@ def check(
             seconds=seconds, output=output, name=loaded.name, seed=seed, device=device, progress=progress,
         )  # fmt: skip
     if json:
-        print(found.to_json())
+        print_json(found)
     else:
         print_gate(found, open_console(error=False))
     if output is not None:
-        say(f"\nwrote {escaped(str(output / 'check.json'))}")
+        written(output / "check.json")
     if not found.passed:
         raise typer.Exit(1)
 

@@ -9,7 +9,7 @@ import typer
 
 from ..errors import DataError, RunFolderError
 from .app import app
-from .console import escaped, open_console, say
+from .console import open_console, written
 
 
 @app.command()
@@ -61,4 +61,4 @@ def compare(
     except OSError as error:
         raise RunFolderError(f"cannot write in {folder}: {error.strerror or error}") from error
     print_comparison(found, open_console(error=False))
-    say(f"\nwrote {escaped(str(folder / COMPARISON))} and {escaped(str(folder / REPORT))}")
+    written(folder / COMPARISON, folder / REPORT)

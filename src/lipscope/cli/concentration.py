@@ -9,13 +9,13 @@ import typer
 
 from ..errors import DataError
 from .app import app
-from .console import escaped, open_console, progress_bars, say
-from .options import Effort, FigureFile, Seconds, Seed, State, load, one_input
+from .console import open_console, print_json, progress_bars, written
+from .options import Device, Effort, FigureFile, InputShape, Model, Seconds, Seed, State, load, one_input
 
 
 @app.command()
 def concentration(
-    model: Annotated[str, typer.Argument(help="The network, as for `analyze`.")],
+    model: Model,
     sigma: Annotated[
         float,
         typer.Option(
@@ -53,14 +53,9 @@ def concentration(
         ),
     ] = None,
     state: State = None,
-    input_shape: Annotated[
-        str | None,
-        typer.Option(help="Per-sample input shape, such as 3x224x224. Default: the model's or the data's."),
-    ] = None,
+    input_shape: InputShape = None,
     seed: Seed = 0,
-    device: Annotated[
-        str, typer.Option(help="Where the network is evaluated: cpu, cuda, cuda:1, mps.")
-    ] = "cpu",
+    device: Device = "cpu",
 ) -> None:
     """Show how far a network's outputs stray from their means when the input is noisy.
 
@@ -91,13 +86,13 @@ def concentration(
             batch_size=batch_size, output=folder, name=loaded.name, seed=seed, device=device, progress=progress,
         )  # fmt: skip
     if json:
-        print(found.to_json())
+        print_json(found)
     else:
         print_concentration(found, open_console(error=False))
-    say(f"\nwrote {escaped(str(folder / 'concentration.json'))}")
+    written(folder / "concentration.json")
     if figure is not None:
         from ..figures import save
         from ..figures.concentration import concentration_figure
 
         save(concentration_figure(found), figure)
-        say(f"wrote {escaped(str(figure))}")
+        written(figure)

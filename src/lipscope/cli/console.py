@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..text import plain
@@ -12,6 +13,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from ..progress import Progress
+    from ..results import Report
 
 
 @contextmanager
@@ -56,3 +58,13 @@ def escaped(text: str) -> str:
     from rich.markup import escape
 
     return escape(plain(text))
+
+
+def written(*paths: Path) -> None:
+    """Say which files a command wrote."""
+    say("\nwrote " + " and ".join(escaped(str(path)) for path in paths))
+
+
+def print_json(report: Report) -> None:
+    """A report as JSON on standard output, whose control characters and direction overrides are escaped."""
+    print("".join(c if c == "\n" or plain(c) == c else f"\\u{ord(c):04x}" for c in report.to_json()))

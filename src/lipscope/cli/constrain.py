@@ -9,8 +9,8 @@ import typer
 
 from ..errors import DataError, LipscopeError, RunFolderError
 from .app import app
-from .console import escaped, open_console, say
-from .options import State, load
+from .console import open_console, written
+from .options import InputShape, State, load
 
 
 @app.command()
@@ -30,9 +30,7 @@ def constrain(
         ),
     ] = "proportional",
     state: State = None,
-    input_shape: Annotated[
-        str | None, typer.Option(help="Per-sample input shape, such as 3x224x224. Default: the model's.")
-    ] = None,
+    input_shape: InputShape = None,
 ) -> None:
     """Scale a trained network's weights down until its certified Lipschitz constant is at most --max.
 
@@ -66,4 +64,4 @@ def constrain(
     except OSError as error:
         raise RunFolderError(f"cannot write {output}: {error.strerror or error}") from error
     print_constrained(found, open_console(error=False))
-    say(f"\nwrote {escaped(str(output))} and {escaped(str(figures))}")
+    written(output, figures)

@@ -8,13 +8,25 @@ from typing import Annotated
 import typer
 
 from .app import app
-from .console import escaped, open_console, progress_bars, say
-from .options import FigureFile, Mean, Resize, Seed, State, Std, image_preprocessing, load
+from .console import open_console, progress_bars, written
+from .options import (
+    Device,
+    FigureFile,
+    InputShape,
+    Mean,
+    Model,
+    Resize,
+    Seed,
+    State,
+    Std,
+    image_preprocessing,
+    load,
+)
 
 
 @app.command()
 def discriminant(
-    model: Annotated[str, typer.Argument(help="The network, as for `analyze`.")],
+    model: Model,
     data: Annotated[str, typer.Option(help="Samples, as for `analyze`.")],
     labels: Annotated[
         str | None,
@@ -44,15 +56,12 @@ def discriminant(
         typer.Option(help="Run folder for discriminant.json. Default: a folder under runs/."),
     ] = None,
     state: State = None,
-    input_shape: Annotated[
-        str | None,
-        typer.Option(help="Per-sample input shape, such as 3x224x224. Default: the model's or the data's."),
-    ] = None,
+    input_shape: InputShape = None,
     mean: Mean = None,
     std: Std = None,
     resize: Resize = None,
     seed: Seed = 0,
-    device: Annotated[str, typer.Option(help="Where the network runs: cpu, cuda, cuda:1, mps.")] = "cpu",
+    device: Device = "cpu",
 ) -> None:
     """Show how far apart classes are at each layer, and how much of that the stretch of the network explains.
 
@@ -83,10 +92,10 @@ def discriminant(
             output=folder, name=loaded.name, seed=seed, device=device, progress=progress,
         )  # fmt: skip
     print_discriminant(found, open_console(error=False))
-    say(f"\nwrote {escaped(str(folder / 'discriminant.json'))}")
+    written(folder / "discriminant.json")
     if figure is not None:
         from ..figures import save
         from ..figures.discriminant import discriminant_figure
 
         save(discriminant_figure(found.discriminant), figure)
-        say(f"wrote {escaped(str(figure))}")
+        written(figure)

@@ -8,13 +8,26 @@ from typing import Annotated, Literal
 import typer
 
 from .app import app
-from .console import escaped, open_console, progress_bars, say
-from .options import FigureFile, Mean, Resize, Seed, State, Std, image_preprocessing, load
+from .console import open_console, progress_bars, written
+from .options import (
+    BatchSize,
+    Device,
+    FigureFile,
+    InputShape,
+    Mean,
+    Model,
+    Resize,
+    Seed,
+    State,
+    Std,
+    image_preprocessing,
+    load,
+)
 
 
 @app.command()
 def fisher(
-    model: Annotated[str, typer.Argument(help="The network, as for `analyze`.")],
+    model: Model,
     data: Annotated[str, typer.Option(help="Samples, as for `analyze`.")],
     likelihood: Annotated[
         Literal["gaussian", "softmax"],
@@ -44,24 +57,19 @@ def fisher(
     probes: Annotated[
         int, typer.Option(help="Random vectors behind each trace that is not exact.", min=2)
     ] = 16,
-    batch_size: Annotated[
-        int, typer.Option(help="Samples treated at once; memory grows with it.", min=1)
-    ] = 16,
+    batch_size: BatchSize = 16,
     figure: FigureFile = None,
     output: Annotated[
         Path | None,
         typer.Option(help="Run folder for fisher.json and the eigenvectors. Default: a folder under runs/."),
     ] = None,
     state: State = None,
-    input_shape: Annotated[
-        str | None,
-        typer.Option(help="Per-sample input shape, such as 3x224x224. Default: the model's or the data's."),
-    ] = None,
+    input_shape: InputShape = None,
     mean: Mean = None,
     std: Std = None,
     resize: Resize = None,
     seed: Seed = 0,
-    device: Annotated[str, typer.Option(help="Where products are computed: cpu, cuda, cuda:1, mps.")] = "cpu",
+    device: Device = "cpu",
 ) -> None:
     """Show how much a network's output tells of its input, and of its parameters: Fisher information.
 
@@ -94,10 +102,10 @@ def fisher(
             output=folder, name=loaded.name, seed=seed, device=device, progress=progress,
         )  # fmt: skip
     print_fisher(found, open_console(error=False))
-    say(f"\nwrote {escaped(str(folder / 'fisher.json'))}")
+    written(folder / "fisher.json")
     if figure is not None:
         from ..figures import save
         from ..figures.fisher import fisher_figure
 
         save(fisher_figure(found), figure)
-        say(f"wrote {escaped(str(figure))}")
+        written(figure)

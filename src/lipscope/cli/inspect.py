@@ -8,15 +8,14 @@ from typing import Annotated, Literal
 import typer
 
 from ..errors import DataError
-from ..text import plain
 from .app import app
-from .console import escaped, open_console, progress_bars, say
-from .options import Effort, Seconds, Seed, State, image_preprocessing, load
+from .console import open_console, print_json, progress_bars, written
+from .options import Device, Effort, InputShape, Model, Seconds, Seed, State, image_preprocessing, load
 
 
 @app.command()
 def inspect(
-    model: Annotated[str, typer.Argument(help="The network, as for `analyze`.")],
+    model: Model,
     data: Annotated[
         str | None,
         typer.Option(help="Samples, as for `analyze`: the loss is measured at the most sensitive of them."),
@@ -43,12 +42,9 @@ def inspect(
         ),
     ] = None,
     state: State = None,
-    input_shape: Annotated[
-        str | None,
-        typer.Option(help="Per-sample input shape, such as 3x224x224. Default: the model's or the data's."),
-    ] = None,
+    input_shape: InputShape = None,
     seed: Seed = 0,
-    device: Annotated[str, typer.Option(help="Where points are searched: cpu, cuda, cuda:1, mps.")] = "cpu",
+    device: Device = "cpu",
 ) -> None:
     """Show a network layer by layer: shapes, certified norms, slopes, and where the bound loses most.
 
@@ -78,12 +74,7 @@ def inspect(
             name=loaded.name, seed=seed, device=device, progress=progress,
         )  # fmt: skip
     if json:
-        print(_safe(found.to_json()))
+        print_json(found)
     else:
         print_inspection(found, open_console(error=False), sort, None if everything else top)
-    say(f"\nwrote {escaped(str(folder / 'inspect.json'))} and {escaped(str(folder / 'report.html'))}")
-
-
-def _safe(json: str) -> str:
-    """The same JSON, whose control characters and direction overrides are escaped."""
-    return "".join(c if c == "\n" or plain(c) == c else f"\\u{ord(c):04x}" for c in json)
+    written(folder / "inspect.json", folder / "report.html")

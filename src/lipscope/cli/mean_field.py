@@ -9,13 +9,13 @@ import typer
 
 from ..errors import DataError
 from .app import app
-from .console import escaped, open_console, progress_bars, say
-from .options import FigureFile, Seed, State, image_preprocessing, load
+from .console import open_console, print_json, progress_bars, written
+from .options import BatchSize, Device, FigureFile, InputShape, Model, Seed, State, image_preprocessing, load
 
 
 @app.command()
 def mean_field(
-    model: Annotated[str, typer.Argument(help="The network, as for `analyze`.")],
+    model: Model,
     data: Annotated[
         str | None, typer.Option(help="Samples, as for `analyze`. Default: Gaussian inputs.")
     ] = None,
@@ -29,23 +29,16 @@ def mean_field(
     probes: Annotated[
         int, typer.Option(help="Random directions per input behind the measured ‖J‖_F².", min=1)
     ] = 4,
-    batch_size: Annotated[
-        int, typer.Option(help="Inputs treated at once; memory grows with it.", min=1)
-    ] = 16,
+    batch_size: BatchSize = 16,
     json: Annotated[bool, typer.Option("--json", help="Print mean-field.json instead of the table.")] = False,
     figure: FigureFile = None,
     output: Annotated[
         Path | None, typer.Option(help="Run folder for mean-field.json. Default: a folder under runs/.")
     ] = None,
     state: State = None,
-    input_shape: Annotated[
-        str | None,
-        typer.Option(help="Per-sample input shape, such as 3x224x224. Default: the model's or the data's."),
-    ] = None,
+    input_shape: InputShape = None,
     seed: Seed = 0,
-    device: Annotated[
-        str, typer.Option(help="Where the network is evaluated: cpu, cuda, cuda:1, mps.")
-    ] = "cpu",
+    device: Device = "cpu",
 ) -> None:
     """Compare a network with mean-field theory: what random weights of the same variances would do.
 
@@ -76,13 +69,13 @@ def mean_field(
             output=folder, name=loaded.name, seed=seed, device=device, progress=progress,
         )  # fmt: skip
     if json:
-        print(found.to_json())
+        print_json(found)
     else:
         print_mean_field(found, open_console(error=False))
-    say(f"\nwrote {escaped(str(folder / 'mean-field.json'))}")
+    written(folder / "mean-field.json")
     if figure is not None:
         from ..figures import save
         from ..figures.mean_field import mean_field_figure
 
         save(mean_field_figure(found), figure)
-        say(f"wrote {escaped(str(figure))}")
+        written(figure)

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from .app import app
-from .console import escaped, open_console, say
+from .console import open_console, written
 from .options import FigureFile
 
 
@@ -57,4 +57,4 @@ def monitor(
         from ..figures.monitor import log_figure
 
         save(log_figure(read_log(log)), figure)
-        say(f"\nwrote {escaped(str(figure))}")
+        written(figure)

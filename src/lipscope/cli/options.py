@@ -29,7 +29,12 @@ def finite(value: float | None) -> float | None:
     return value
 
 
+Model = Annotated[str, typer.Argument(help="The network, as for `analyze`.")]
 State = Annotated[Path | None, typer.Option(help="Weights to load: a .safetensors, .pt or .pth state dict.")]
+InputShape = Annotated[
+    str | None,
+    typer.Option(help="Per-sample input shape, such as 3x224x224. Default: the model's or the data's."),
+]
 Effort = Annotated[
     Literal["none", "fast", "balanced", "tight"],
     typer.Option(help="How long is spent on the certificate: about 20 s, 4 min or 20 min at full size."),
@@ -56,6 +61,8 @@ FigureFile = Annotated[
     Path | None,
     typer.Option("--figure", help="Draw the result as .svg, .pdf or .png here (needs the extra `figures`)."),
 ]
+BatchSize = Annotated[int, typer.Option(help="Samples treated at once; memory grows with it.", min=1)]
+Device = Annotated[str, typer.Option(help="Where estimates are computed: cpu, cuda, cuda:1, mps.")]
 Seed = Annotated[int, typer.Option(help="Seed of all random choices.", min=0, max=2**63 - 1)]
 
 

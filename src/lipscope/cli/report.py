@@ -9,7 +9,7 @@ import typer
 
 from ..errors import DataError, RunFolderError
 from .app import app
-from .console import escaped, open_console, say
+from .console import open_console, written
 
 if TYPE_CHECKING:
     from ..report.pictures import Array
@@ -60,14 +60,14 @@ def report(
             f"{run} cannot be shown, since its numbers do not fit together ({type(error).__name__}: {error}); "
             "ask for an unaltered copy"
         ) from error
-    say(f"\nwrote {escaped(str(target))}")
+    written(target)
     if figures is not None:
         from ..figures import figures_of, save
 
         for name, figure in figures_of(found).items():
             path = figures / f"{name}.{format}"
             save(figure, path)
-            say(f"wrote {escaped(str(path))}")
+            written(path)
 
 
 def _tensors(folder: Path) -> dict[str, Array]:
