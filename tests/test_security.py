@@ -20,7 +20,7 @@ from torch import nn
 
 import lipscope
 from helpers import command_here
-from lipscope.cli.inspect import _safe
+from lipscope.cli.console import print_json
 from lipscope.data import load_samples
 from lipscope.errors import DataError, ModelError
 from lipscope.jobs.folder import read_tensors
@@ -220,11 +220,13 @@ def test_names_from_files_reach_no_terminal_raw() -> None:
     assert not CONTROL.search(shown.getvalue())
 
 
-def test_json_on_a_terminal_is_the_same_json() -> None:
-    text = hostile_records()["inspection"].to_json()
-    assert CONTROL.search(text)
-    assert not CONTROL.search(_safe(text))
-    assert json.loads(_safe(text)) == json.loads(text)
+def test_json_on_a_terminal_is_the_same_json(capsys: pytest.CaptureFixture[str]) -> None:
+    report = hostile_records()["inspection"]
+    assert CONTROL.search(report.to_json())
+    print_json(report)
+    shown = capsys.readouterr().out
+    assert not CONTROL.search(shown)
+    assert json.loads(shown) == json.loads(report.to_json())
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems refuse such names")
