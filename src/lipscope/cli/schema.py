@@ -8,20 +8,39 @@ import typer
 
 from .app import app
 
+File = Literal[
+    "result",
+    "bracket",
+    "inspect",
+    "check",
+    "comparison",
+    "fisher",
+    "mean-field",
+    "concentration",
+    "discriminant",
+]
+
 
 @app.command()
 def schema(
     file: Annotated[
-        Literal["result", "bracket", "inspect"],
-        typer.Argument(
-            help="result.json of `analyze`, bracket.json of `certify` or inspect.json of `inspect`."
-        ),
+        File, typer.Argument(help="The file without its .json; `result` is what `analyze` writes.")
     ] = "result",
 ) -> None:
-    """Print the JSON schema of result.json, bracket.json or inspect.json."""
+    """Print the JSON schema of result.json, or of what another command writes."""
     import json
 
-    from ..results import Bracket, Inspection, Report, Result
+    from .. import results
 
-    kinds: dict[str, type[Report]] = {"result": Result, "bracket": Bracket, "inspect": Inspection}
+    kinds: dict[File, type[results.Report]] = {
+        "result": results.Result,
+        "bracket": results.Bracket,
+        "inspect": results.Inspection,
+        "check": results.Gate,
+        "comparison": results.Comparison,
+        "fisher": results.FisherReport,
+        "mean-field": results.MeanFieldReport,
+        "concentration": results.ConcentrationReport,
+        "discriminant": results.DiscriminantReport,
+    }
     print(json.dumps(kinds[file].json_schema(), indent=2))

@@ -14,9 +14,9 @@ from typing import Any, Literal, TypeVar
 from torch import nn
 
 from .._version import __version__
-from ..data import ImagePreprocessing, Samples, load_samples
+from ..data import ImagePreprocessing, Samples
 from ..errors import DataError, LipscopeError
-from ..graph import Graph, from_torch
+from ..graph import Graph
 from ..progress import Progress, silent
 from ..quantities import analytical, ascent, effective, empirical, local, mean_slopes
 from ..results import (
@@ -24,7 +24,6 @@ from ..results import (
     Attained,
     Bracket,
     Certified,
-    DataInfo,
     Effective,
     Empirical,
     Gate,
@@ -44,7 +43,9 @@ from .stages import (
     certify_in,
     check_device,
     completed,
+    data_info,
     model_info,
+    network_and_data,
     provenance,
 )
 
@@ -121,21 +122,9 @@ def check(
     """
     clock, started = time.perf_counter(), datetime.now(UTC).isoformat(timespec="seconds")
     check_device(device)
-    if isinstance(module, Graph):
-        input_shape = module.input_shape
-    samples = None
-    if data is not None:
-        samples = data if isinstance(data, Samples) else load_samples(data, input_shape, preprocess)
-        input_shape = input_shape or samples.shape
+    graph, samples = network_and_data(module, input_shape, data, preprocess)
     given = {"upper": max_upper, "local": max_local, "empirical": max_empirical, "effective": max_effective}
     limits = list(_limits(given, baseline, tolerance, samples))
-    if input_shape is None:
-        raise DataError("the model's input shape is needed, such as 3x224x224")
-    graph = module if isinstance(module, Graph) else from_torch(module, input_shape)
-    if samples is not None and samples.shape != graph.input_shape:
-        raise DataError(
-            f"{samples.name}: samples of shape {samples.shape}, but the model takes {graph.input_shape}"
-        )
     asked = Options(effort=effort, seconds=seconds, seed=seed, device=device, batch_size=_BATCH)
 
     def identity() -> dict[str, Any]:
@@ -151,22 +140,13 @@ def check(
         verdicts = [job.verdict(limit) for limit in limits]
         return Gate(
             model=model_info(graph, name or type(module).__name__),
-            data=samples and _data_info(samples),
+            data=samples and data_info(samples),
             verdicts=verdicts,
             measured=[stages.filed(quantity) for quantity in job.measured],
             provenance=provenance(started, clock, seed, device),
         )
 
     return completed(output, identity, Gate, CHECK, run, progress)
-
-
-def _data_info(samples: Samples) -> DataInfo:
-    return DataInfo(
-        name=samples.name,
-        fingerprint=samples.fingerprint(),
-        samples=len(samples),
-        preprocessing=samples.preprocessing,
-    )
 
 
 # ---- limits -----------------------------------------------------------------------------------------
