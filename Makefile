@@ -23,15 +23,15 @@ test: $(READY)  ## the test suite
 check: lint types
 
 lint: $(READY)
-	$(BIN)/ruff format --check src tests benchmarks examples docs
-	$(BIN)/ruff check src tests benchmarks examples docs
+	$(BIN)/ruff format --check src tests benchmarks examples docs/hooks.py
+	$(BIN)/ruff check src tests benchmarks examples docs/hooks.py
 
 types: $(READY)
 	$(BIN)/mypy
 
 format: $(READY)
-	$(BIN)/ruff format src tests benchmarks examples docs
-	$(BIN)/ruff check --fix src tests benchmarks examples docs
+	$(BIN)/ruff format src tests benchmarks examples docs/hooks.py
+	$(BIN)/ruff check --fix src tests benchmarks examples docs/hooks.py
 
 build: $(READY)  ## wheel and source archive in dist/
 	rm -rf dist
