@@ -13,6 +13,8 @@ from lipscope.errors import ModelError, UnsupportedLayerError
 from lipscope.graph import Graph, from_torch
 from lipscope.jacobian import linearize
 from lipscope.layers import LinearLayer
+from lipscope.layers.complex import Fourier
+from lipscope.quantities import ball, operator_product
 
 FILTER = torch.complex(torch.linspace(-1, 1, 8), torch.linspace(0.5, 2, 8)).to(torch.complex128)
 
@@ -92,3 +94,33 @@ def test_what_is_not_covered_is_refused(
 ) -> None:
     with pytest.raises(error, match=said):
         imported(function, (8,))
+
+
+@pytest.mark.parametrize("name", [n for n in TRANSFORMS if "filter" not in n and "wavelet" not in n])
+def test_magnitudes_of_large_transforms_cover_the_entries(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for node in imported(*TRANSFORMS[name]).nodes:
+        if isinstance(node.layer, Fourier):
+            shape = node.layer.source
+            matrix = node.layer.matrix(shape)
+            assert matrix is not None
+            with monkeypatch.context() as small:
+                small.setattr(Fourier, "matrix", lambda *_: None)
+                large = node.layer.magnitudes([shape])
+                squares = node.layer.magnitudes([shape], 2)
+            covering = (
+                large.apply(torch.eye(matrix.shape[1], dtype=torch.float64).reshape(-1, *shape)).flatten(1).T
+            )
+            assert bool((covering >= matrix.abs() * (1 - 1e-15)).all())
+            u = torch.randn(1, *node.shape, dtype=torch.float64)
+            torch.testing.assert_close(large.transpose(u)[0].flatten(), covering.T @ u.flatten())
+            ones = torch.ones(1, *shape, dtype=torch.float64)
+            assert bool((squares.apply(ones).flatten() >= matrix.square().sum(1) * (1 - 1e-14)).all())
+
+
+def test_a_large_transform_has_bounds_in_every_norm_and_over_balls() -> None:
+    graph = imported(lambda x: torch.fft.fft2(x).abs(), (1, 64, 64))
+    for norm in ("1", "inf"):
+        # A row of the transform sums n cosines and n sines.
+        assert 4096 <= operator_product(graph, norm).value < 2.1 * 4096 * 2**0.5
+    found = ball(graph, torch.zeros(1, 64, 64), 0.1, ball_norm="inf", norm="inf", seconds=1)
+    assert 4096 <= found.value < 2.1 * 4096 * 2**0.5

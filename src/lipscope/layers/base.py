@@ -265,7 +265,7 @@ class LinearLayer(Layer):
         return 0.0 if bound == 0.0 else up_product(bound, self.scaled_norm(norm, shapes))
 
     def magnitudes(self, shapes: Sequence[Shape], power: int = 1) -> LinearLayer:
-        """The linear layer with the entries |T_ij|^power (for power 2 rounded, and no offset).
+        """The linear layer with the entries |T_ij|^power, or larger ones (for power 2 rounded, and no offset).
 
         The default writes T out as a dense matrix.
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -71,9 +71,48 @@ class Fourier(LinearLayer):
         value = 1.0 if scaled is None else up(1 / math.sqrt(count), 2) if scaled else up_root(count)
         return up_product(value, up_root(2)) if self.transform == "irfft" else value
 
+    def magnitudes(self, shapes: Sequence[Shape], power: int = 1) -> LinearLayer:
+        """The entries themselves if they are few, else their largest modulus in place of each."""
+        (shape,) = shapes
+        if self.matrix(shape) is not None:
+            return super().magnitudes(shapes, power)
+        # √n·|entry| is the norm of the unitary transform; completed by conjugates, a part may count twice.
+        largest = up_product(self.norm(shapes), up(1 / math.sqrt(math.prod(self.sizes)), 4))
+        if self.transform == "irfft":
+            largest = up_product(largest, up_root(2))
+        target = tuple(self.apply(torch.zeros(1, *shape, dtype=torch.float64)).shape[1:])
+        parts = self.transform != "rfft", self.transform != "irfft"
+        return _Spread(up(largest**power, 2), self.axes, (shape, target), parts)
+
     def rounding(self, shapes: Sequence[Shape], target: Shape) -> float:
         # Each output is a sum over all inputs of an axis; twiddle factors are rounded too.
         return gamma(64 * sum(self.sizes) + 64)
+
+
+@dataclass(eq=False)
+class _Spread(LinearLayer):
+    """`factor` times the sum along per-sample `axes`, given to every place along them.
+
+    `shapes` are those of input and output, `parts` whether each ends with real and imaginary parts: they are
+    summed, and given to, likewise.
+    """
+
+    kind = "sum"
+    factor: float
+    axes: tuple[int, ...]
+    shapes: tuple[Shape, Shape]
+    parts: tuple[bool, bool]
+
+    def apply(self, *vs: Tensor) -> Tensor:
+        total = vs[0].sum([axis + 1 for axis in self.axes], keepdim=True)
+        if self.parts[0]:
+            total = total.sum(-1)
+        if self.parts[1]:
+            total = total.unsqueeze(-1)
+        return self.factor * total.expand(-1, *self.shapes[1])
+
+    def transpose(self, u: Tensor) -> tuple[Tensor, ...]:
+        return (replace(self, shapes=self.shapes[::-1], parts=self.parts[::-1]).apply(u),)
 
 
 @dataclass(eq=False)
