@@ -60,6 +60,7 @@ bench-long: $(READY)  ## certificates against other tools, on large networks, an
 	$(BIN)/python benchmarks/tools.py
 	$(BIN)/python benchmarks/penalty.py
 	$(BIN)/python benchmarks/monitor.py
+	$(BIN)/python benchmarks/regularisation.py --data digits --runs runs/regularisation-digits.jsonl
 	$(BIN)/python benchmarks/mean_field.py --data demo
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/soak.py
 
