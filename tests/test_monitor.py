@@ -231,7 +231,7 @@ def test_running_means_weigh_the_past_by_powers(counts, forgetting, seed) -> Non
     running = RunningSlopes(forgetting)
     batches = [torch.randn(count, 5, generator=generator, dtype=torch.float64) for count in counts]
     for batch in batches:
-        running.add("active", slope_totals(graph, batch)[0], len(batch))
+        running.add("active", slope_totals(graph, batch)[1], len(batch))
     powers = [forgetting**age for age in reversed(range(len(counts)))]
     masks = [power * (batch > 0).double().sum(0) for power, batch in zip(powers, batches, strict=True)]
     expected = sum(masks) / sum(p * n for p, n in zip(powers, counts, strict=True))
