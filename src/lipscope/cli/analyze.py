@@ -113,7 +113,8 @@ def analyze(
     """
     from ..data import load_samples
     from ..engines import engine_named
-    from ..jobs.analysis import Options, analyze, default_output
+    from ..jobs.analysis import Options, analyze
+    from ..jobs.folder import default_output
     from ..report import print_result
 
     options = Options(

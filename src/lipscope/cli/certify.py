@@ -55,8 +55,8 @@ def certify(
 
       lipscope certify net.py:build --ball photo.jpg 0.1
     """
-    from ..jobs.analysis import default_output
     from ..jobs.brackets import BallOptions, bracket
+    from ..jobs.folder import default_output
     from ..report import print_bracket
 
     loaded, shape = load(model, state, input_shape)

@@ -40,9 +40,8 @@ def compare(
       lipscope compare runs/epoch-1 runs/epoch-5 runs/epoch-20 --output runs/training
     """
     from ..atomic import write_atomically
-    from ..jobs.analysis import default_output
     from ..jobs.comparison import compare
-    from ..jobs.folder import COMPARISON, REPORT
+    from ..jobs.folder import COMPARISON, REPORT, default_output
     from ..report import print_comparison, write_html
 
     if len(runs) < 2:

@@ -9,7 +9,7 @@ import typer
 
 from ..errors import DataError
 from .app import app
-from .console import open_console, print_json, progress_bars, written
+from .console import draw, open_console, print_json, progress_bars, written
 from .options import Device, Effort, FigureFile, InputShape, Model, Seconds, Seed, State, load, one_input
 
 
@@ -67,8 +67,8 @@ def concentration(
 
       lipscope concentration net.py:build --input-shape 20 --sigma 0.01 --ball --figure tails.svg
     """
-    from ..jobs.analysis import default_output
     from ..jobs.concentration import Noise, noise_tails
+    from ..jobs.folder import default_output
     from ..report import print_concentration
 
     loaded, shape = load(model, state, input_shape)
@@ -91,8 +91,6 @@ def concentration(
         print_concentration(found, open_console(error=False))
     written(folder / "concentration.json")
     if figure is not None:
-        from ..figures import save
         from ..figures.concentration import concentration_figure
 
-        save(concentration_figure(found), figure)
-        written(figure)
+        draw(concentration_figure(found), figure)

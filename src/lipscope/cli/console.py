@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from ..text import plain
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
     from rich.console import Console
 
     from ..progress import Progress
@@ -63,6 +64,14 @@ def escaped(text: str) -> str:
 def written(*paths: Path) -> None:
     """Say which files a command wrote."""
     say("\nwrote " + " and ".join(escaped(str(path)) for path in paths))
+
+
+def draw(figure: Figure, path: Path) -> None:
+    """Write a figure, and say so."""
+    from ..figures import save
+
+    save(figure, path)
+    written(path)
 
 
 def print_json(report: Report) -> None:

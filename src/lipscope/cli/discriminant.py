@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from .app import app
-from .console import open_console, progress_bars, written
+from .console import draw, open_console, progress_bars, written
 from .options import (
     Device,
     FigureFile,
@@ -75,8 +75,8 @@ def discriminant(
       lipscope discriminant net.py:build --data digits.npz --labels digits.npz --accuracy
     """
     from ..data import load_labels, load_samples
-    from ..jobs.analysis import default_output
     from ..jobs.discriminant import separate
+    from ..jobs.folder import default_output
     from ..report import print_discriminant
 
     loaded, shape = load(model, state, input_shape)
@@ -94,8 +94,6 @@ def discriminant(
     print_discriminant(found, open_console(error=False))
     written(folder / "discriminant.json")
     if figure is not None:
-        from ..figures import save
         from ..figures.discriminant import discriminant_figure
 
-        save(discriminant_figure(found.discriminant), figure)
-        written(figure)
+        draw(discriminant_figure(found.discriminant), figure)

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 import typer
 
 from .app import app
-from .console import open_console, progress_bars, written
+from .console import draw, open_console, progress_bars, written
 from .options import (
     BatchSize,
     Device,
@@ -83,8 +83,8 @@ def fisher(
       lipscope fisher net.py:build --data x.npy --likelihood softmax --labels y.npy --figure fisher.svg
     """
     from ..data import load_labels, load_samples
-    from ..jobs.analysis import default_output
     from ..jobs.fisher import fisher
+    from ..jobs.folder import default_output
     from ..report import print_fisher
 
     loaded, shape = load(model, state, input_shape)
@@ -104,8 +104,6 @@ def fisher(
     print_fisher(found, open_console(error=False))
     written(folder / "fisher.json")
     if figure is not None:
-        from ..figures import save
         from ..figures.fisher import fisher_figure
 
-        save(fisher_figure(found), figure)
-        written(figure)
+        draw(fisher_figure(found), figure)

@@ -57,7 +57,7 @@ def inspect(
       lipscope inspect net.py:build --input-shape 20 --effort fast --sort slack --top 10
     """
     from ..data import load_samples
-    from ..jobs.analysis import default_output
+    from ..jobs.folder import default_output
     from ..jobs.inspection import inspect
     from ..report import print_inspection
 

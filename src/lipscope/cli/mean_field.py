@@ -9,7 +9,7 @@ import typer
 
 from ..errors import DataError
 from .app import app
-from .console import open_console, print_json, progress_bars, written
+from .console import draw, open_console, print_json, progress_bars, written
 from .options import BatchSize, Device, FigureFile, InputShape, Model, Seed, State, image_preprocessing, load
 
 
@@ -52,7 +52,7 @@ def mean_field(
       lipscope mean-field net.py:build --input-shape 784 --length 0.1
     """
     from ..data import load_samples
-    from ..jobs.analysis import default_output
+    from ..jobs.folder import default_output
     from ..jobs.mean_field import compare_mean_field
     from ..report import print_mean_field
 
@@ -74,8 +74,6 @@ def mean_field(
         print_mean_field(found, open_console(error=False))
     written(folder / "mean-field.json")
     if figure is not None:
-        from ..figures import save
         from ..figures.mean_field import mean_field_figure
 
-        save(mean_field_figure(found), figure)
-        written(figure)
+        draw(mean_field_figure(found), figure)

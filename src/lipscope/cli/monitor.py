@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from .app import app
-from .console import open_console, written
+from .console import draw, open_console
 from .options import FigureFile
 
 
@@ -53,8 +53,6 @@ def monitor(
     else:
         print_log(read_log(log), console, log.name)
     if figure is not None:
-        from ..figures import save
         from ..figures.monitor import log_figure
 
-        save(log_figure(read_log(log)), figure)
-        written(figure)
+        draw(log_figure(read_log(log)), figure)

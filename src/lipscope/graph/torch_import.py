@@ -122,7 +122,7 @@ def trace(module: nn.Module, shape: Shape, batch: int = TRACED_BATCH) -> torch.e
         ModelError: it cannot be traced.
     """
     try:
-        with warnings.catch_warnings(), torch.no_grad(), kept_functions(), _plain_attention(), _quiet():
+        with warnings.catch_warnings(), torch.no_grad(), kept_functions(), plain_attention(), _quiet():
             warnings.simplefilter("ignore")
             program = torch.export.export(module, (_example(module, batch, shape),), strict=False)
             functional: torch.export.ExportedProgram = program.run_decompositions(decompositions())
@@ -136,7 +136,7 @@ def trace(module: nn.Module, shape: Shape, batch: int = TRACED_BATCH) -> torch.e
 
 
 @contextlib.contextmanager
-def _plain_attention() -> Iterator[None]:
+def plain_attention() -> Iterator[None]:
     """Without the fused encoder that torch runs in evaluation mode, which is one opaque operation."""
     fast = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)

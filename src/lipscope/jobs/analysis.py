@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -52,7 +51,7 @@ from ..results import (
     Slack,
 )
 from ..spectral import working_dtype
-from .folder import REPORT, RESULT, RunFolder, identity_key
+from .folder import REPORT, RESULT, RunFolder
 from .stages import (
     ASCENT_STEPS,
     AnyEffort,
@@ -184,12 +183,6 @@ def analyze(
             return finished
         stages = Stages(folder, progress)
         return _Job(graph, samples, options, engine, stages).result(label, started, clock)
-
-
-def default_output(label: str, data: str, key: Mapping[str, Any]) -> Path:
-    """A run folder named after model, data and what was asked, so that the same command resumes."""
-    stem = "".join(c if c.isalnum() or c in "-_" else "-" for c in f"{label}-{Path(data).name or data}")
-    return Path("runs") / f"{stem[:60].strip('-')}-{identity_key(key)}"
 
 
 class _SlopeStage(BaseModel):

@@ -10,7 +10,6 @@ from typing import Any
 
 from torch import nn
 
-from .._version import __version__
 from ..data import ImagePreprocessing, Labels, Samples, load_labels, load_samples
 from ..data.labels import LabelSource
 from ..graph import Graph, from_torch
@@ -18,7 +17,7 @@ from ..progress import Progress, silent
 from ..quantities import discriminant
 from ..results import Discriminant, DiscriminantReport
 from .folder import DISCRIMINANT
-from .stages import Stages, check_device, completed, data_info, model_info, provenance
+from .stages import Stages, check_device, completed, data_info, identity, model_info, provenance
 
 SAMPLES = 500
 """The most samples that are looked at."""
@@ -103,12 +102,7 @@ class _Job:
             self.seed,
             self.device,
         )
-        return {
-            "lipscope": __version__,
-            "model": self.graph.fingerprint(),
-            "data": self.samples.fingerprint(),
-            "options": repr(asked),
-        }
+        return identity(self.graph, self.samples, asked)
 
     def report(self, stages: Stages, label: str, started: str, clock: float) -> DiscriminantReport:
         """All parts."""

@@ -12,7 +12,6 @@ from typing import Any, Literal, TypeVar
 import torch
 from torch import Tensor, nn
 
-from .._version import __version__
 from ..data import ImagePreprocessing, Labels, Samples, load_labels, load_samples
 from ..data.labels import LabelSource
 from ..errors import DataError
@@ -22,7 +21,7 @@ from ..quantities import fisher_embedding, input_fisher, parameter_fisher
 from ..results import FisherReport, FisherSpectrum, InputFisher, ParameterFisher
 from ..results.fisher import Likelihood
 from .folder import FISHER, WITNESS
-from .stages import Stages, check_device, completed, data_info, model_info, provenance
+from .stages import Stages, check_device, completed, data_info, identity, model_info, provenance
 
 Space = Literal["inputs", "parameters", "both"]
 """What the information is about."""
@@ -152,12 +151,7 @@ class _Job:
         labels = None if self.labels is None else self.labels.outputs.tolist()
         asked = ("fisher", self.likelihood, self.variance, self.space, self.directions, self.products, self.probes,
                  self.seed, self.device, labels)  # fmt: skip
-        return {
-            "lipscope": __version__,
-            "model": self.graph.fingerprint(),
-            "data": self.samples.fingerprint(),
-            "options": repr(asked),
-        }
+        return identity(self.graph, self.samples, asked)
 
     def report(self, stages: Stages, label: str, started: str, clock: float) -> FisherReport:
         """All parts, computed or read back."""

@@ -291,6 +291,12 @@ def _lock_file(file: IO[bytes]) -> None:
         fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
+def default_output(label: str, data: str, key: Mapping[str, Any]) -> Path:
+    """A run folder named after model, data and what was asked, so that the same command resumes."""
+    stem = "".join(c if c.isalnum() or c in "-_" else "-" for c in f"{label}-{Path(data).name or data}")
+    return Path("runs") / f"{stem[:60].strip('-')}-{identity_key(key)}"
+
+
 def identity_key(identity: Mapping[str, Any]) -> str:
     """Eight hexadecimal digits that name a run's identity."""
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:8]

@@ -13,7 +13,6 @@ from typing import Any, Literal, TypeVar
 
 from torch import nn
 
-from .._version import __version__
 from ..data import ImagePreprocessing, Samples
 from ..errors import DataError, LipscopeError
 from ..graph import Graph
@@ -44,6 +43,7 @@ from .stages import (
     check_device,
     completed,
     data_info,
+    identity,
     model_info,
     network_and_data,
     provenance,
@@ -127,13 +127,8 @@ def check(
     limits = list(_limits(given, baseline, tolerance, samples))
     asked = Options(effort=effort, seconds=seconds, seed=seed, device=device, batch_size=_BATCH)
 
-    def identity() -> dict[str, Any]:
-        return {
-            "lipscope": __version__,
-            "model": graph.fingerprint(),
-            "data": samples and samples.fingerprint(),
-            "options": repr(("check", limits, asked)),
-        }
+    def key() -> dict[str, Any]:
+        return identity(graph, samples, ("check", limits, asked))
 
     def run(stages: Stages) -> Gate:
         job = _Job(graph, samples, limits, asked, stages)
@@ -146,7 +141,7 @@ def check(
             provenance=provenance(started, clock, seed, device),
         )
 
-    return completed(output, identity, Gate, CHECK, run, progress)
+    return completed(output, key, Gate, CHECK, run, progress)
 
 
 # ---- limits -----------------------------------------------------------------------------------------

@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .._version import __version__
 from ..data import ImagePreprocessing, Samples, load_samples
 from ..graph import Graph
 from ..progress import Progress, silent
@@ -26,6 +25,7 @@ from .stages import (
     check_device,
     completed,
     data_info,
+    identity,
     model_info,
     network_and_data,
     provenance,
@@ -106,12 +106,7 @@ class _Job:
     def identity(self) -> dict[str, Any]:
         """What decides the result."""
         asked = ("inspect", self.effort, self.seconds, self.seed, self.device)
-        return {
-            "lipscope": __version__,
-            "model": self.graph.fingerprint(),
-            "data": self.samples and self.samples.fingerprint(),
-            "options": repr(asked),
-        }
+        return identity(self.graph, self.samples, asked)
 
     def inspection(self, stages: Stages, label: str, started: str, clock: float) -> Inspection:
         """All parts, computed or read back."""

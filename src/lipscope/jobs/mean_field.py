@@ -9,14 +9,22 @@ from typing import Any
 
 from torch import nn
 
-from .._version import __version__
 from ..data import ImagePreprocessing
 from ..graph import Graph
 from ..progress import Progress, silent
 from ..quantities import mean_field
 from ..results import MeanField, MeanFieldReport
 from .folder import MEAN_FIELD
-from .stages import Stages, check_device, completed, data_info, model_info, network_and_data, provenance
+from .stages import (
+    Stages,
+    check_device,
+    completed,
+    data_info,
+    identity,
+    model_info,
+    network_and_data,
+    provenance,
+)
 
 
 def compare_mean_field(
@@ -62,14 +70,9 @@ def compare_mean_field(
     check_device(device)
     graph, given = network_and_data(module, input_shape, data, preprocess)
 
-    def identity() -> dict[str, Any]:
+    def key() -> dict[str, Any]:
         asked = ("mean field", length, samples, probes, batch_size, seed, device)
-        return {
-            "lipscope": __version__,
-            "model": graph.fingerprint(),
-            "data": given and given.fingerprint(),
-            "options": repr(asked),
-        }
+        return identity(graph, given, asked)
 
     def run(stages: Stages) -> MeanFieldReport:
         found = stages.once(
@@ -90,4 +93,4 @@ def compare_mean_field(
             provenance=provenance(started, clock, seed, device),
         )
 
-    return completed(output, identity, MeanFieldReport, MEAN_FIELD, run, progress)
+    return completed(output, key, MeanFieldReport, MEAN_FIELD, run, progress)

@@ -158,6 +158,16 @@ def network_and_data(
     return graph, given
 
 
+def identity(graph: Graph, samples: Samples | None, asked: object) -> dict[str, Any]:
+    """What decides the result of a job that may have data: version, network, samples and what was asked."""
+    return {
+        "lipscope": __version__,
+        "model": graph.fingerprint(),
+        "data": samples and samples.fingerprint(),
+        "options": repr(asked),
+    }
+
+
 def model_info(graph: Graph, label: str) -> ModelInfo:
     """What was analysed."""
     return ModelInfo(

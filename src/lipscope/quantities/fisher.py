@@ -34,6 +34,7 @@ from ..eigen import leading_eigenpairs, trace_estimate
 from ..engines import SERIAL, Engine
 from ..errors import DataError, ModelError
 from ..graph import Graph, GraphBuilder
+from ..graph.torch_import import evaluation_mode, plain_attention
 from ..jacobian import Jacobian, linearize
 from ..layers.scaling import Scaling
 from ..layers.softmax import LogSoftmax, Softmax
@@ -530,17 +531,9 @@ class _Factor:
 @contextmanager
 def _evaluating(module: nn.Module) -> Iterator[None]:
     """In evaluation mode, with attention in forms that have forward-mode derivatives; the mode comes back."""
-    modes = {part: part.training for part in module.modules()}
-    fast = torch.backends.mha.get_fastpath_enabled()
-    module.eval()
-    torch.backends.mha.set_fastpath_enabled(False)
     try:
-        with sdpa_kernel(SDPBackend.MATH):
+        with evaluation_mode(module), plain_attention(), sdpa_kernel(SDPBackend.MATH):
             yield
     except (RuntimeError, NotImplementedError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ModelError(f"the network cannot be differentiated by its parameters: {reason}") from error
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fast)
-        for part, training in modes.items():
-            part.training = training
