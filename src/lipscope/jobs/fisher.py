@@ -9,7 +9,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-import torch
 from torch import Tensor, nn
 
 from ..data import ImagePreprocessing, Labels, Samples, load_labels
@@ -111,9 +110,7 @@ def fisher(
     if labels is not None:
         classes = labels if isinstance(labels, Labels) else load_labels(labels, given)
     if samples < len(given):
-        chosen = sorted(
-            torch.randperm(len(given), generator=torch.Generator().manual_seed(seed))[:samples].tolist()
-        )
+        chosen = given.draw(samples, seed)
         given, classes = given.select(chosen), classes and classes.select(chosen)
     job = _Job(
         module,
