@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import os
+import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -77,11 +79,16 @@ def command_here(args: list[str], cwd: Path) -> int:
 
 
 def start_command(
-    args: list[str], cwd: Path, first: Callable[[], object] = lambda: None, stdout: str = "stdout"
+    args: list[str],
+    cwd: Path,
+    first: Callable[[], object] = lambda: None,
+    stdout: str = "stdout",
+    said: Path = Path(),
 ) -> int:
     """The process id of a fork of this process that calls `first` and then is `lipscope ARGS` in the folder.
 
-    It costs no start of the interpreter. What it says lies in the files "stdout" and "stderr" of the folder.
+    It costs no start of the interpreter. What it says lies in the files "stdout" and "stderr" of the folder, or
+    of the folder `said`.
     """
     if pid := os.fork():
         return pid
@@ -89,7 +96,7 @@ def start_command(
     try:
         os.chdir(cwd)
         for number, name in ((0, os.devnull), (1, stdout), (2, "stderr")):
-            os.dup2(os.open(name, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o600), number)
+            os.dup2(os.open(said / name, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o600), number)
         os.environ.update(COLUMNS="120", NO_COLOR="1", TERM="dumb")
         sys.argv = ["lipscope", *args]
         sys.stdout, sys.stderr = (os.fdopen(n, "w", encoding="utf-8", closefd=False) for n in (1, 2))
@@ -123,3 +130,25 @@ def forked_command(
 ) -> Ended:
     """`start_command` and `wait_command`."""
     return wait_command(start_command(args, cwd, first, stdout), cwd)
+
+
+def lipscope_command(*args: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    """`lipscope ARGS` in the folder, by a fork of this process; for the real thing see `real_command`."""
+    with tempfile.TemporaryDirectory() as said:
+        pid = start_command(list(args), cwd, said=Path(said))
+        code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+        out, err = ((Path(said) / name).read_text("utf-8") for name in ("stdout", "stderr"))
+    return subprocess.CompletedProcess(args, code, out, err)
+
+
+def real_command(*args: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    """`lipscope ARGS` in the folder, in an interpreter of its own."""
+    return subprocess.run(
+        [sys.executable, "-m", "lipscope", *args],
+        cwd=cwd,
+        env={**os.environ, "COLUMNS": "120", "NO_COLOR": "1", "TERM": "dumb"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )

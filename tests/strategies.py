@@ -6,15 +6,18 @@ weights come from a drawn seed.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from hypothesis.strategies import DrawFn, SearchStrategy
 from torch import Tensor, nn
 
+from lipscope.graph import Graph, from_torch
 from lipscope.layers import Layer
 from lipscope.layers.base import TORCH_RULES, Reference, TracedCall
 
@@ -152,6 +155,11 @@ class Network:
     module: nn.Module
     shape: Shape
     seed: int
+
+    @functools.cached_property
+    def graph(self) -> Graph:
+        """Its import."""
+        return from_torch(self.module, self.shape)
 
     def points(self, *lead: int, stream: int = 0) -> Tensor:
         """Random inputs (*lead, *shape) in float64."""
@@ -400,7 +408,7 @@ def _step(draw: DrawFn, shape: Shape) -> nn.Module:
 
 
 @st.composite
-def networks(draw: DrawFn, least: int = 1, most: int = 6) -> Network:
+def new_networks(draw: DrawFn, most: int = 6) -> Network:
     """A random network; one of dense, 1d, 2d and 3d families, with every supported layer in any order."""
     dims = draw(st.sampled_from([0, 1, 2, 2, 3]))
     if dims == 0:
@@ -410,7 +418,7 @@ def networks(draw: DrawFn, least: int = 1, most: int = 6) -> Network:
         shape = (draw(st.integers(1, 3)), *(draw(st.integers(2, limit)) for _ in range(dims)))
     parts: list[nn.Module] = []
     current = shape
-    for _ in range(draw(st.integers(least, most))):
+    for _ in range(draw(st.integers(1, most))):
         step = draw(_step(current))
         following = output_shape(step, current)
         if math.prod(following) <= LARGEST:
@@ -419,3 +427,35 @@ def networks(draw: DrawFn, least: int = 1, most: int = 6) -> Network:
     if not parts:
         parts.append(draw(activations()))
     return Network(randomised(nn.Sequential(*parts), draw(seeds())), shape, draw(seeds()))
+
+
+_POOL = 96
+_LONGEST = 7
+
+
+def networks(most: int = 6) -> SearchStrategy[Network]:
+    """One of a fixed set of random networks with at most so many parts, the smallest first.
+
+    Most of a property's time goes into tracing, so tests of what follows an import share a set whose members
+    are imported once. They must leave the module as it is; those that change it, or test the import, draw
+    `new_networks`.
+    """
+    return st.deferred(lambda: st.sampled_from([net for net in _pool() if len(_parts(net)) <= most]))
+
+
+@functools.cache
+def _pool() -> list[Network]:
+    found: list[Network] = []
+
+    @settings(max_examples=_POOL, phases=[Phase.generate], database=None)
+    @settings(suppress_health_check=list(HealthCheck))  # drawn within a test, when it first asks
+    @given(new_networks(most=_LONGEST))
+    def draw(net: Network) -> None:
+        found.append(net)
+
+    draw()
+    return sorted(found, key=lambda net: (len(_parts(net)), sum(p.numel() for p in net.module.parameters())))
+
+
+def _parts(net: Network) -> list[nn.Module]:
+    return list(net.module.children())

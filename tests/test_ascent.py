@@ -45,7 +45,7 @@ def check_witness(result: Attained, pair: lipscope.quantities.Pair, module: nn.M
 @given(networks(), seeds())
 @settings(max_examples=25)
 def test_ascent_lies_below_the_product_bound(network, seed) -> None:
-    graph = lipscope.from_torch(network.module, network.shape)
+    graph = network.graph
     result, pair = ascent(graph, network.points(3), steps=4, restarts=4, seed=seed)
     check_witness(result, pair, network.module)
     assert 0 <= result.value <= lipscope.analytical(graph).value

@@ -109,7 +109,7 @@ def mlp(*widths: int, seed: int = 0, activation: type[nn.Module] = nn.ReLU) -> G
 @given(networks(most=7), seeds())
 @settings(max_examples=50)
 def test_values_slopes_and_jacobians_of_the_ball_lie_in_their_bounds(net: Network, seed: int) -> None:
-    graph = from_torch(net.module, net.shape)
+    graph = net.graph
     center = net.points()
     constants = layer_constants(graph)
     choices = random.Random(seed)
@@ -183,7 +183,7 @@ def check_jacobians(graph: Graph, slopes: LocalSlopes, x: Tensor) -> None:
 @settings(max_examples=12)
 def test_slope_intervals_and_bounds_grow_with_the_radius(net: Network, norm: BallNorm) -> None:
     """With intervals alone; linear relaxation may choose other lines for a larger ball."""
-    graph = from_torch(net.module, net.shape)
+    graph = net.graph
     center = net.points()
     constants = layer_constants(graph)
     previous = None
@@ -499,7 +499,7 @@ def test_weights_that_are_not_numbers_have_no_norm() -> None:
 @given(networks(most=7), seeds())
 @settings(max_examples=50)
 def test_lower_is_at_most_the_ball_and_the_ball_at_most_the_global_bound(net: Network, seed: int) -> None:
-    graph = from_torch(net.module, net.shape)
+    graph = net.graph
     center = net.points()
     constants = layer_constants(graph)
     choices = random.Random(seed)
@@ -568,7 +568,7 @@ def smooth_at(graph: Graph, x: Tensor) -> bool:
 @given(networks(most=5), st.sampled_from(BALL_NORMS))
 @settings(max_examples=25)
 def test_small_balls_give_the_local_norm_in_generated_networks(net: Network, ball_norm: BallNorm) -> None:
-    graph = from_torch(net.module, net.shape)
+    graph = net.graph
     assume(not any(isinstance(a, Softplus) for a in graph.nonlinear().values()))
     center = net.points()
     assume(smooth_at(graph, center))

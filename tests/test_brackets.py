@@ -11,11 +11,11 @@ import torch
 from hypothesis import given, settings
 from torch import nn
 
+from helpers import lipscope_command
 from lipscope import BallOptions, DataError, bracket, from_torch
 from lipscope.graph import Graph
 from lipscope.results import Bracket
 from strategies import Network, networks, randomised
-from test_cli import lipscope_command
 
 MODEL = """
 import torch
@@ -163,7 +163,7 @@ def test_a_ball_of_another_shape_is_refused(place: Path) -> None:
 @given(networks(most=5))
 @settings(max_examples=15)
 def test_lower_is_never_above_upper(net: Network) -> None:
-    found = bracket(from_torch(net.module, net.shape), effort="fast", seconds=0.5, search=False)
+    found = bracket(net.graph, effort="fast", seconds=0.5, search=False)
     assert 0 <= found.lower <= found.upper
 
 

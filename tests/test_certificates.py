@@ -44,7 +44,7 @@ from lipscope.certificates.problem import (
 from lipscope.certificates.pullback import PullBack, realised
 from lipscope.certificates.verify import _assemble, _pooled_weights, _power_of_two, prove
 from lipscope.errors import CertificateError
-from lipscope.graph import INPUT, Graph, from_torch
+from lipscope.graph import INPUT, Graph
 from lipscope.graph.graph import GraphBuilder, Node
 from lipscope.jacobian import linearize
 from lipscope.layers import LinearLayer
@@ -610,7 +610,7 @@ def test_no_choice_of_slopes_exceeds_what_is_proved(graph: Graph, twists: tuple[
 @given(networks())
 @settings(max_examples=6)
 def test_certificates_of_imported_networks(net: Network) -> None:
-    graph = from_torch(net.module, net.shape)
+    graph = net.graph
     product = analytical(graph).value
     values = [found.value for found in improve(graph, "fast", 0.1)]
     assert values[0] == product

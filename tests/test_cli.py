@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import signal
 import subprocess
@@ -17,6 +16,7 @@ import torch
 from safetensors.numpy import load_file
 
 import lipscope
+from helpers import lipscope_command, real_command
 from lipscope import cli
 from lipscope.results import Result
 
@@ -37,18 +37,6 @@ def softmax():
 """
 
 
-def lipscope_command(*args: str, cwd: Path, **more: str) -> subprocess.CompletedProcess[str]:
-    env = {**os.environ, "COLUMNS": "120", "NO_COLOR": "1", "TERM": "dumb", **more}
-    return subprocess.run(
-        [sys.executable, "-m", "lipscope", *args],
-        cwd=cwd,
-        env=env,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-
-
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("user")
@@ -61,7 +49,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def finished(place: Path) -> subprocess.CompletedProcess[str]:
-    return lipscope_command("analyze", "net.py:build", "--data", "x.npy", "--output", "run", cwd=place)
+    return real_command("analyze", "net.py:build", "--data", "x.npy", "--output", "run", cwd=place)
 
 
 def test_analyze_prints_the_table_and_writes_the_files(finished, place: Path) -> None:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 import lipscope
-from test_cli import lipscope_command
+from helpers import real_command
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 
@@ -60,7 +60,7 @@ def test_command_line(tmp_path: Path) -> None:
     numbers = []
     for device in ("cpu", "cuda"):
         run = tmp_path / device
-        done = lipscope_command(
+        done = real_command(
             "analyze", f"{tmp_path / 'net.py'}:build", "--data", str(tmp_path / "x.npy"), "--effort", "none",
             "--jacobians", "8", "--pairs", "50", "--device", device, "--output", str(run),
             cwd=tmp_path,

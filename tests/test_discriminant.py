@@ -155,7 +155,7 @@ def test_accuracy_stands_where_dimensions_outnumber_samples() -> None:
 @given(networks(most=4), seeds(), st.integers(2, 4))
 @settings(max_examples=6)
 def test_scatter_grows_by_no_more_than_the_squared_stretch(network, seed: int, classes: int) -> None:
-    graph = lipscope.from_torch(network.module, network.shape)
+    graph = network.graph
     x, y = clusters(10, math.prod(network.shape), classes, seed)
     samples, labels = labelled(x.reshape(-1, *network.shape), y)
     found = lipscope.discriminant(graph, samples, labels, **PRECISE)

@@ -86,7 +86,7 @@ def dense(net: Network, graph: Graph, slopes: lipscope.graph.Slopes, batch: int)
 @settings(max_examples=40)
 def test_mean_slopes_are_the_means_over_exactly_the_pairs_drawn(net: Network, seed: int) -> None:
     """Also with a group left out: means over the points and pairs that do not touch it."""
-    graph = lipscope.from_torch(net.module, net.shape)
+    graph = net.graph
     samples = gaussian(11, net.shape, seed)
     means = lipscope.mean_slopes(graph, samples, pairs=30, batch_size=5, seed=seed, **PRECISE)
     batches = draw(11, 30, 5, seed)
@@ -113,7 +113,7 @@ def test_mean_slopes_are_the_means_over_exactly_the_pairs_drawn(net: Network, se
 @settings(max_examples=25)
 def test_levels_agree_where_slopes_do_not_vary(net: Network, seed: int) -> None:
     """On one sample, level unit is Lip(x) itself; no level's norm exceeds the certified bound."""
-    graph = lipscope.from_torch(net.module, net.shape)
+    graph = net.graph
     samples = gaussian(1, net.shape, seed)
     means = lipscope.mean_slopes(graph, samples, **PRECISE)
     jacobian = lipscope.linearize(graph, graph.linearize_at(samples.batch([0]))[1]).dense()
@@ -130,7 +130,7 @@ def test_levels_agree_where_slopes_do_not_vary(net: Network, seed: int) -> None:
 @given(networks(most=5), seeds())
 @settings(max_examples=25)
 def test_effective_constants_stay_below_the_certified_bound(net: Network, seed: int) -> None:
-    graph = lipscope.from_torch(net.module, net.shape)
+    graph = net.graph
     means = lipscope.mean_slopes(graph, gaussian(6, net.shape, seed), pairs=15, **PRECISE)
     upper = lipscope.analytical(graph).value
     for level in ("channel", "unit"):

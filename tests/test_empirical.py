@@ -92,7 +92,7 @@ def data(draw: st.DrawFn, shape: tuple[int, ...], most: int = 24) -> torch.Tenso
 @settings(max_examples=40)
 def test_it_equals_brute_force_over_all_pairs(network, given_data) -> None:
     samples = lipscope.load_samples(given_data.draw(data(network.shape)))
-    graph = lipscope.from_torch(network.module, network.shape)
+    graph = network.graph
     with pytest.MonkeyPatch.context() as patch:
         if given_data.draw(st.booleans()):
             make_tiny(patch)

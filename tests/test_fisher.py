@@ -212,7 +212,7 @@ def test_the_true_information_is_the_empirical_one_in_expectation_over_the_model
 @given(networks(most=4), seeds(), st.floats(0.01, 100.0))
 @settings(max_examples=4)
 def test_gaussian_information_is_the_squared_stretch(network, seed: int, variance: float) -> None:
-    graph = lipscope.from_torch(network.module, network.shape)
+    graph = network.graph
     samples = gaussian(2, network.shape, seed)
     found, _ = input_fisher(graph, samples, variance=variance, directions=1, tolerance=1e-8, **PRECISE)
     local, _ = lipscope.local(graph, samples, tolerance=1e-8, dtype=torch.float64)

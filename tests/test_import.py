@@ -18,7 +18,7 @@ from lipscope.layers.convolution import Convolution
 from lipscope.layers.dense import Dense
 from lipscope.layers.merge import Concatenation, Sum
 from lipscope.layers.scaling import Scaling
-from strategies import Affine, Apply, Network, networks, randomised
+from strategies import Affine, Apply, Network, new_networks, randomised
 
 
 def kinds(graph: Graph) -> list[str]:
@@ -412,7 +412,7 @@ def test_non_persistent_buffers_and_tied_weights() -> None:
 # ---- fusion -----------------------------------------------------------------------------------------
 
 
-@given(networks())
+@given(new_networks())
 @settings(max_examples=15)
 def test_fusion_keeps_the_function(net: Network) -> None:
     graph = from_torch(net.module, net.shape)

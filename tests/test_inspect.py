@@ -56,7 +56,7 @@ def at(slack: Slack, node: int) -> LayerSlack:
 @given(networks(), seeds())
 @settings(max_examples=25)
 def test_shares_close_the_gap_and_are_never_negative(network, seed) -> None:
-    graph = lipscope.from_torch(network.module, network.shape)
+    graph = network.graph
     bounds = lipscope.analytical(graph)
     slack = slack_of(graph, seed)
     assert slack.product == bounds.product
@@ -73,7 +73,7 @@ def test_shares_close_the_gap_and_are_never_negative(network, seed) -> None:
 @given(networks(most=4), seeds())
 @settings(max_examples=12)
 def test_growth_is_that_of_the_most_stretched_direction(network, seed) -> None:
-    graph = lipscope.from_torch(network.module, network.shape)
+    graph = network.graph
     generator = torch.Generator().manual_seed(seed)
     x = torch.randn(1, *network.shape, generator=generator, dtype=torch.float64)
     dense = lipscope.linearize(graph, graph.linearize_at(x)[1]).dense()[0]

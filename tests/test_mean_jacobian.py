@@ -65,7 +65,7 @@ def close(a: Tensor, b: Tensor) -> None:
 @given(networks(most=5), readings)
 @settings(max_examples=25)
 def test_products_are_those_of_the_mean(net: Network, reading: str) -> None:
-    graph, x = from_torch(net.module, net.shape), net.points(11)
+    graph, x = net.graph, net.points(11)
     stream = JacobianStream.over(graph, samples_of(net, 11), reading, pairs=17, **EXACT)
     matrices = dense(graph, x, stream)
     assert len(stream) == len(matrices) == (11 if reading == "active" else 17)
@@ -88,7 +88,7 @@ def test_products_are_those_of_the_mean(net: Network, reading: str) -> None:
 @settings(max_examples=12)
 def test_secant_jacobians_are_those_of_the_pairs_drawn(net: Network, count: int, pairs: int) -> None:
     """J Δx = Δy for each, and no other pair, none left out."""
-    graph, x = from_torch(net.module, net.shape), net.points(count)
+    graph, x = net.graph, net.points(count)
     stream = JacobianStream.over(graph, samples_of(net, count), "secant", pairs=pairs, **EXACT)
     expected = iter(drawn_pairs(stream))
     seen = 0
@@ -107,7 +107,7 @@ def test_secant_jacobians_are_those_of_the_pairs_drawn(net: Network, count: int,
 @settings(max_examples=16)
 def test_norm_and_second_moment_against_dense(net: Network, reading: str) -> None:
     """Never above; and the answer of many passes is the exact one."""
-    graph, x = from_torch(net.module, net.shape), net.points(14)
+    graph, x = net.graph, net.points(14)
     samples = samples_of(net, 14)
     stream = JacobianStream.over(graph, samples, reading, pairs=20, **EXACT)
     matrices = dense(graph, x, stream)

@@ -41,7 +41,7 @@ def same(one: MidRange, other: MidRange) -> bool:
 @given(networks(), seeds())
 @settings(max_examples=40)
 def test_ratios_lie_below_the_certified_bound(network, seed) -> None:
-    graph = lipscope.from_torch(network.module, network.shape)
+    graph = network.graph
     upper = lipscope.analytical(graph).value
     result = mid_range(graph, gaussian(9, network.shape, seed), pairs=20, bases=4, seed=seed)
     assert [curve.name for curve in result.curves] == ["steepest", "segments", "pairs"]

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 import lipscope
+from helpers import lipscope_command
 from lipscope.errors import ModelError
 from lipscope.graph import Graph
 from lipscope.jobs.brackets import bracket
@@ -20,7 +21,6 @@ from lipscope.layers.base import TORCH_RULES
 from lipscope.models import load_model
 from lipscope.models.onnx_file import read_onnx
 from lipscope.models.onnx_operators import OPERATORS
-from test_cli import lipscope_command
 
 onnx = pytest.importorskip("onnx")
 runtime = pytest.importorskip("onnxruntime")

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 import lipscope
 from lipscope.spectral import spectral_norm, working_dtype
-from strategies import networks
+from strategies import new_networks
 from test_spectral import Matrices, with_values
 
 SHORT = (torch.bfloat16, torch.float16)
@@ -72,7 +72,7 @@ def test_certificates_of_a_short_module_are_those_of_its_weights_in_float64(dtyp
     assert 0 < first.lower <= first.upper
 
 
-@given(networks())
+@given(new_networks())
 @settings(max_examples=15)
 def test_generated_networks_import_from_sixteen_bits(network) -> None:
     module = copy.deepcopy(network.module).bfloat16()

@@ -42,7 +42,7 @@ def secant_ratios(net: Network, x1: Tensor, x2: Tensor) -> Tensor:
 @given(networks(most=7))
 @settings(max_examples=50)
 def test_nothing_exceeds_the_product_bound(net: Network) -> None:
-    graph = from_torch(net.module, net.shape)
+    graph = net.graph
     bounds = product_bounds(graph)
     bound = bounds[-1]
     assert all(math.isfinite(b) and b >= 0 for b in bounds)
@@ -62,7 +62,7 @@ def test_nothing_exceeds_the_product_bound(net: Network) -> None:
 @settings(max_examples=20)
 def test_every_node_is_bounded(net: Network) -> None:
     """Not only the output: each node's own map from the input keeps its bound."""
-    graph = from_torch(net.module, net.shape)
+    graph = net.graph
     x = net.points(6)
     for index, bound in enumerate(product_bounds(graph)):
         part = Graph(graph.nodes[: index + 1])

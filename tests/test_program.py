@@ -609,7 +609,7 @@ def test_what_has_no_bound_is_refused(function, why: str) -> None:
 @settings(max_examples=15)
 def test_output_ranges_hold(net: Network) -> None:
     """Propagated from a finite range of the input, and from none."""
-    graph = from_torch(net.module, net.shape)
+    graph = net.graph
     x = torch.cat([net.points(4), 30 * net.points(4, stream=1)])
     for start in (UNBOUNDED, (float(x.min()), float(x.max()))):
         ranges, values = [start], [x]

@@ -24,7 +24,7 @@ def dense_jacobian_norms(module: nn.Module, x: torch.Tensor) -> torch.Tensor:
 @given(networks(), seeds())
 @settings(max_examples=40)
 def test_lower_bounds_lie_below_the_certified_upper_bound(network, seed) -> None:
-    graph = lipscope.from_torch(network.module, network.shape)
+    graph = network.graph
     samples = gaussian(6, network.shape, seed)
     upper = lipscope.analytical(graph).value
     local, _ = lipscope.local(graph, samples, **PRECISE)

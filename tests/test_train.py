@@ -28,7 +28,7 @@ from lipscope.train import (
     constrain,
     spectral,
 )
-from strategies import Network, networks, randomised
+from strategies import Network, new_networks, randomised
 
 Made = tuple[nn.Module, tuple[int, ...]]
 
@@ -110,7 +110,7 @@ PENALTIES: dict[str, Callable[[nn.Module, tuple[int, ...]], Penalty]] = {
 
 
 @settings(max_examples=3, phases=[Phase.explicit, Phase.generate])
-@given(networks())
+@given(new_networks())
 def test_a_live_graph_is_a_new_import_of_the_module_with_other_weights(network: Network) -> None:
     module = network.module
     live = LiveGraph(module, network.shape)
