@@ -25,7 +25,7 @@ from lipscope.errors import DataError
 from lipscope.graph import Graph
 from lipscope.layers.activation import LeakyReLU
 from lipscope.quantities.discriminant import fisher_quotient, ledoit_wolf
-from lipscope.report import print_discriminant
+from lipscope.report import print_report
 from lipscope.results import Discriminant, DiscriminantReport
 from strategies import networks, seeds
 
@@ -266,7 +266,7 @@ def test_the_table_fits(width: int) -> None:
     report = lipscope.separate(graph, gaussian(12, (2, 8, 8)), [0, 1, 2] * 4, name="[net]")
     for encoding in ("utf-8", "ascii"):
         stream = io.TextIOWrapper(io.BytesIO(), encoding=encoding, newline="\n")
-        print_discriminant(report, Console(file=stream, width=width, color_system=None))
+        print_report(report, Console(file=stream, width=width, color_system=None))
         stream.flush()
         text = stream.buffer.getvalue().decode(encoding)  # type: ignore[attr-defined]
         assert max(map(len, text.splitlines())) <= width

@@ -28,7 +28,7 @@ from lipscope.layers.activation import ReLU
 from lipscope.layers.dense import Dense
 from lipscope.layers.scaling import Scaling
 from lipscope.quantities import fisher_embedding, input_fisher, parameter_fisher
-from lipscope.report import print_fisher
+from lipscope.report import print_report
 from lipscope.results import FisherReport
 from strategies import networks, seeds
 
@@ -370,7 +370,7 @@ def test_the_table_fits_and_says_where_no_bound_is_known(width: int) -> None:
     assert FisherReport.from_json(report.to_json()) == report
     for encoding in ("utf-8", "ascii"):
         stream = io.TextIOWrapper(io.BytesIO(), encoding=encoding, newline="\n")
-        print_fisher(report, Console(file=stream, width=width, color_system=None))
+        print_report(report, Console(file=stream, width=width, color_system=None))
         stream.flush()
         text = stream.buffer.getvalue().decode(encoding)  # type: ignore[attr-defined]
         assert max(map(len, text.splitlines())) <= width

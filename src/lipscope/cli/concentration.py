@@ -69,7 +69,7 @@ def concentration(
     """
     from ..jobs.concentration import Noise, noise_tails
     from ..jobs.folder import default_output
-    from ..report import print_concentration
+    from ..report import print_report
 
     loaded, shape = load(model, state, input_shape)
     if shape is None and at == "zeros":
@@ -88,8 +88,8 @@ def concentration(
     if json:
         print_json(found)
     else:
-        print_concentration(found, open_console(error=False))
-    written(folder / "concentration.json")
+        print_report(found, open_console(error=False))
+    written(folder / "concentration.json", folder / "report.html")
     if figure is not None:
         from ..figures.concentration import concentration_figure
 

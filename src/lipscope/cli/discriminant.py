@@ -77,7 +77,7 @@ def discriminant(
     from ..data import load_labels, load_samples
     from ..jobs.discriminant import separate
     from ..jobs.folder import default_output
-    from ..report import print_discriminant
+    from ..report import print_report
 
     loaded, shape = load(model, state, input_shape)
     given = load_samples(data, shape, image_preprocessing(loaded, shape, mean, std, resize))
@@ -91,8 +91,8 @@ def discriminant(
             loaded.module, given, classes, shape, accuracy=accuracy, samples=samples, batch_size=batch_size,
             output=folder, name=loaded.name, seed=seed, device=device, progress=progress,
         )  # fmt: skip
-    print_discriminant(found, open_console(error=False))
-    written(folder / "discriminant.json")
+    print_report(found, open_console(error=False))
+    written(folder / "discriminant.json", folder / "report.html")
     if figure is not None:
         from ..figures.discriminant import discriminant_figure
 

@@ -85,7 +85,7 @@ def fisher(
     from ..data import load_labels, load_samples
     from ..jobs.fisher import fisher
     from ..jobs.folder import default_output
-    from ..report import print_fisher
+    from ..report import print_report
 
     loaded, shape = load(model, state, input_shape)
     given = load_samples(data, shape, image_preprocessing(loaded, shape, mean, std, resize))
@@ -101,8 +101,8 @@ def fisher(
             samples=samples, directions=directions, products=products, probes=probes, batch_size=batch_size,
             output=folder, name=loaded.name, seed=seed, device=device, progress=progress,
         )  # fmt: skip
-    print_fisher(found, open_console(error=False))
-    written(folder / "fisher.json")
+    print_report(found, open_console(error=False))
+    written(folder / "fisher.json", folder / "report.html")
     if figure is not None:
         from ..figures.fisher import fisher_figure
 

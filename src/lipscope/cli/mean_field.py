@@ -54,7 +54,7 @@ def mean_field(
     from ..data import load_samples
     from ..jobs.folder import default_output
     from ..jobs.mean_field import compare_mean_field
-    from ..report import print_mean_field
+    from ..report import print_report
 
     loaded, shape = load(model, state, input_shape)
     if shape is None and data is None:
@@ -71,8 +71,8 @@ def mean_field(
     if json:
         print_json(found)
     else:
-        print_mean_field(found, open_console(error=False))
-    written(folder / "mean-field.json")
+        print_report(found, open_console(error=False))
+    written(folder / "mean-field.json", folder / "report.html")
     if figure is not None:
         from ..figures.mean_field import mean_field_figure
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 import typer
 
@@ -11,15 +11,12 @@ from ..errors import DataError, RunFolderError
 from .app import app
 from .console import open_console, written
 
-if TYPE_CHECKING:
-    pass
-
 
 @app.command()
 def report(
     run: Annotated[
         Path,
-        typer.Argument(help="The folder of a run of analyze, certify, inspect or compare, or its JSON file."),
+        typer.Argument(help="The folder of a finished run (of any command but `check`), or its JSON file."),
     ],
     html: Annotated[
         Path | None, typer.Option(help="Write the HTML page here. Default: report.html in the run folder.")

@@ -4,11 +4,26 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ..results import Analytical, Bracket, Comparison, Inspection, Report, Result
+from ..results import (
+    Analytical,
+    Bracket,
+    Comparison,
+    ConcentrationReport,
+    DiscriminantReport,
+    FisherReport,
+    Inspection,
+    MeanFieldReport,
+    Report,
+    Result,
+)
 from .bracket import bracket_figure
 from .comparison import comparison_figure
+from .concentration import concentration_figure
+from .discriminant import discriminant_figure
+from .fisher import fisher_figure
 from .layers import layers_figure
 from .local import local_figure
+from .mean_field import mean_field_figure
 from .slopes import slopes_figure
 from .stretch import stretch_figure
 
@@ -39,4 +54,12 @@ def figures_of(report: Report) -> dict[str, Figure]:
             found = {"layers": layers_figure(report.analytical.layers, report.slack)}
         case Comparison():
             found = {"comparison": comparison_figure(report)}
+        case FisherReport():
+            found = {"fisher": fisher_figure(report)}
+        case DiscriminantReport():
+            found = {"discriminant": discriminant_figure(report.discriminant)}
+        case MeanFieldReport():
+            found = {"mean-field": mean_field_figure(report)}
+        case ConcentrationReport():
+            found = {"concentration": concentration_figure(report)}
     return {name: figure for name, figure in found.items() if figure is not None}

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-from .concentration import print_concentration
 from .constrained import print_constrained
-from .discriminant import print_discriminant
-from .fisher import print_fisher
 from .html import has_page, render_html, write_html
-from .mean_field import print_mean_field
 from .monitor import LiveView, print_log
 from .terminal import (
     print_bracket,
@@ -25,14 +21,10 @@ __all__ = [
     "print_bracket",
     "print_checks",
     "print_comparison",
-    "print_concentration",
     "print_constrained",
-    "print_discriminant",
-    "print_fisher",
     "print_gate",
     "print_inspection",
     "print_log",
-    "print_mean_field",
     "print_report",
     "print_result",
     "render_html",

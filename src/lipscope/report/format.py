@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Callable
 from decimal import ROUND_CEILING, ROUND_FLOOR, ROUND_HALF_EVEN, Context, Decimal
 
 from ..results import Kind, NoBound
@@ -99,11 +100,11 @@ def mean_std(mean: float, std: float) -> str:
     return number(mean) if math.isnan(std) else f"{number(mean, digits=3)} ± {number(std, digits=3)}"
 
 
-def error(standard_error: float | None) -> str:
-    """` ± …` to follow a value; nothing where the error is not known."""
+def error(standard_error: float | None, write: Callable[..., str] = number) -> str:
+    """` ± …` to follow a value; nothing where the error is not known. `write` writes numbers."""
     if standard_error is None or not math.isfinite(standard_error):
         return ""
-    return f" ± {number(standard_error, digits=2)}"
+    return f" ± {write(standard_error, digits=2)}"
 
 
 def integer(value: int) -> str:

@@ -7,6 +7,7 @@ import hashlib
 import json
 import math
 import os
+import re
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from functools import cache
@@ -16,21 +17,51 @@ from typing import TYPE_CHECKING, Any
 
 from ..atomic import write_atomically
 from ..errors import LipscopeError
-from ..results import Analytical, Ball, Bracket, Certified, Comparison, Inspection, Report, Result, Slack
+from ..results import (
+    Analytical,
+    Ball,
+    Bracket,
+    Certified,
+    Comparison,
+    ConcentrationReport,
+    DiscriminantReport,
+    FisherReport,
+    Inspection,
+    Kind,
+    MeanFieldReport,
+    Report,
+    Result,
+    Slack,
+)
 from . import format as fmt
 from .charts import Chart, charts
 from .charts.stretch import FAMILIES
 from .comparing import lines, notices, verdict
 from .pictures import Array
 from .rows import KINDS, READINGS, rows
+from .sheets import Sheet, sheet_of
 from .slack import by_type, conclusion, percent, piece_growth, slack_rows, won_back
 from .witnesses import groups
 
 if TYPE_CHECKING:
     from jinja2 import Environment, Template
 
-_PAGES = {Result: "result", Bracket: "bracket", Inspection: "inspection", Comparison: "comparison"}
+_PAGES = {
+    Result: "result",
+    Bracket: "bracket",
+    Inspection: "inspection",
+    Comparison: "comparison",
+    FisherReport: "fisher",
+    DiscriminantReport: "discriminant",
+    MeanFieldReport: "mean_field",
+    ConcentrationReport: "concentration",
+}
+_SHEET_KINDS: dict[Kind, str] = {
+    "upper": "Proved. What it bounds is at most this number; rounding errors are included.",
+    "estimate": KINDS["estimate"],
+}
 _NAME_LENGTH = 120
+_SUBSCRIPT = re.compile(r"(?<=[λξσ‖])_(max|[Fcqw])")
 
 
 def has_page(report: Report) -> bool:
@@ -88,6 +119,8 @@ def _context(report: Report, drawn: Mapping[str, Chart], tensors: Mapping[str, A
     """What the template of this kind of report shows."""
     if isinstance(report, Comparison):
         return _comparison_context(report)
+    if (sheet := sheet_of(report, fmt.figure)) is not None:
+        return _sheet_context(sheet, report, tensors)
     assert isinstance(report, Result | Bracket | Inspection)
     shared: dict[str, Any] = {
         "title": report.model.name,
@@ -99,7 +132,7 @@ def _context(report: Report, drawn: Mapping[str, Chart], tensors: Mapping[str, A
         "ball": None,
         "told": False,
         "effective": False,
-        "estimates": not isinstance(report, Bracket),
+        "meanings": {k: KINDS[k] for k in KINDS if k != "estimate" or not isinstance(report, Bracket)},
         "data": None,
         "open_units": [],
         "random": {},
@@ -125,6 +158,22 @@ def _context(report: Report, drawn: Mapping[str, Chart], tensors: Mapping[str, A
         "random": _random_slopes(report),
         "families": FAMILIES,
         "quantiles": [(fmt.QUANTILES.get(key, key), value) for key, value in report.local.quantiles.items()],
+    }
+
+
+def _sheet_context(sheet: Sheet, report: Any, tensors: Mapping[str, Array]) -> dict[str, Any]:
+    kinds = {main.kind for main in sheet.main} | {column.kind for column in sheet.columns}
+    tails = report.concentration if isinstance(report, ConcentrationReport) else None
+    return {
+        "title": report.model.name,
+        "version": report.provenance.lipscope,
+        "sheet": sheet,
+        "groups": groups(report, tensors),
+        "data": getattr(report, "data", None),
+        "meanings": {kind: text for kind, text in _SHEET_KINDS.items() if kind in kinds},
+        "pictured": "What the output tells most about",
+        "ball": tails is not None and tails.ball_radius is not None,
+        "effective": False,
     }
 
 
@@ -176,6 +225,7 @@ def _sections(context: Mapping[str, Any], drawn: Mapping[str, Chart]) -> list[tu
     first, last = ([], [pictures]) if context.get("told") else ([pictures], [])
     found = [
         ("quantities", "Quantities", context.get("rows") or context.get("lines")),
+        ("table", "Table", context.get("sheet")),
         ("local", "Lip(x)", "quantiles" in context),
         ("stretch", "Distance", "stretch" in drawn),
         *first,
@@ -218,6 +268,13 @@ def _sortable(value: float | None) -> str:
     if value is None or math.isnan(value):
         return ""
     return repr(float(value)) if math.isfinite(value) else "Infinity" if value > 0 else "-Infinity"
+
+
+def _subscripts(text: str) -> Any:
+    """Text in which λ_max, ‖J‖_F and their like have their subscripts, for a page."""
+    from markupsafe import escape
+
+    return _safe(_SUBSCRIPT.sub(r"<sub>\1</sub>", str(escape(fmt.plain(text)))))
 
 
 def _safe(text: str) -> Any:
@@ -265,7 +322,12 @@ def _environment() -> Environment:
         finalize=printable,
         loader=FunctionLoader(lambda name: _text("templates", name)),
     )
-    environment.filters |= {"date": _date, "sortable": _sortable, "typeset": fmt.typeset}
+    environment.filters |= {
+        "date": _date,
+        "sortable": _sortable,
+        "typeset": fmt.typeset,
+        "subscripts": _subscripts,
+    }
     environment.tests["finite"] = math.isfinite
     environment.globals |= {
         "fmt": fmt,

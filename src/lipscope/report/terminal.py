@@ -33,6 +33,7 @@ from ..results import (
 from . import format as fmt
 from .comparing import Cell, lines, notices, verdict
 from .rows import SIGNS, Row, rows
+from .sheets import Column, Sheet, sheet_of
 from .slack import (
     Order,
     SlackRow,
@@ -74,6 +75,7 @@ _ASCII = str.maketrans(
 )
 _ROOM_FOR_MEANING = 110
 _ROOM_FOR_BARS, _ROOM_FOR_SHAPES = 80, 136
+_ROOM_FOR_NAMES, _NAME = 80, 28
 _BAR = 12
 _LOUD = 0.6
 _LOST = ("Lost", "Share")
@@ -92,7 +94,10 @@ def print_report(report: Report, console: Console) -> None:
         case Comparison():
             print_comparison(report, console)
         case _:
-            raise LipscopeError(f"there is no table for a {type(report).__name__}")
+            sheet = sheet_of(report)
+            if sheet is None:
+                raise LipscopeError(f"there is no table for a {type(report).__name__}")
+            _print_sheet(sheet, console)
 
 
 def print_result(result: Result, console: Console) -> None:
@@ -227,6 +232,35 @@ def print_comparison(comparison: Comparison, console: Console) -> None:
     console.print(printer._text(verdict(comparison), "bold"))
     for notice in notices(comparison):
         console.print(printer._text(notice, "yellow"))
+
+
+def _print_sheet(sheet: Sheet, console: Console) -> None:
+    """The findings of a command as a table, the more of it the wider the console."""
+    console.print()
+    model, subject = shown(console, sheet.model, "bold"), shown(console, f" {sheet.subject}", "dim")
+    console.print(Text.assemble(model, subject))
+    if sheet.lead:
+        console.print(shown(console, sheet.lead))
+    console.print()
+    columns = [column for column in sheet.columns if console.width >= column.room]
+    length = sheet.narrow_name if console.width < _ROOM_FOR_NAMES else _NAME
+    table = empty_table()
+    table.add_column(shown(console, sheet.title), overflow="fold")
+    for column in columns:
+        table.add_column(shown(console, column.title), justify="right", overflow="fold")
+    for place, name in enumerate(sheet.names):
+        cells = (_entry(sheet, column, place, console) for column in columns)
+        table.add_row(shown(console, fmt.elide(name, length)), *cells)
+    console.print(table)
+    console.print()
+    for line in sheet.lines:
+        console.print(shown(console, line))
+
+
+def _entry(sheet: Sheet, column: Column, place: int, console: Console) -> Text:
+    cell = column.cells[place]
+    error = cell.error if console.width >= sheet.room_for_errors else ""
+    return shown(console, cell.text + error, f"bold {STYLES[column.kind]}" if column.strong else "")
 
 
 def _how(bound: Quantity) -> str:

@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from ..results import Attained, Bracket, Exact, Inspection, Local, Result, SecondMoment, Witness
+from ..results import (
+    Attained,
+    Bracket,
+    Exact,
+    FisherReport,
+    InputFisher,
+    Inspection,
+    Local,
+    Report,
+    Result,
+    SecondMoment,
+    Witness,
+)
 from . import format as fmt
 from .pictures import Array, Drawing, input_drawing, signed_drawing
 
@@ -33,12 +45,16 @@ class Group:
     panels: list[Panel]
 
 
-def groups(report: Result | Bracket | Inspection, tensors: Mapping[str, Array]) -> list[Group]:
+def groups(report: Report, tensors: Mapping[str, Array]) -> list[Group]:
     """What there is to see of a run, `tensors` being its stored inputs by key."""
     return list(_groups(report, tensors))
 
 
-def _groups(report: Result | Bracket | Inspection, tensors: Mapping[str, Array]) -> Iterator[Group]:
+def _groups(report: Report, tensors: Mapping[str, Array]) -> Iterator[Group]:
+    if isinstance(report, FisherReport):
+        if report.inputs is not None:
+            yield from _telling(report.inputs, tensors)
+        return
     if isinstance(report, Bracket):
         for bound in report.bounds:
             if isinstance(bound, Attained | Exact):
@@ -49,6 +65,8 @@ def _groups(report: Result | Bracket | Inspection, tensors: Mapping[str, Array])
             yield from _pair_beside_sample(report.attained, tensors)
         else:
             yield from _steep(report.attained, tensors)
+        return
+    if not isinstance(report, Result):
         return
     if report.empirical is not None:
         yield from _worst_pair(report.empirical.witness, report.empirical.value, tensors)
@@ -127,23 +145,46 @@ def _steep(bound: Attained | Exact, tensors: Mapping[str, Array]) -> Iterator[Gr
 
 
 def _leading(moment: SecondMoment, tensors: Mapping[str, Array]) -> Iterator[Group]:
-    panels = [
-        Panel(
-            f"{_ordinal(place + 1)} direction",
-            f"stretch {fmt.figure(moment.leading[place])}" if place < len(moment.leading) else "",
-            signed_drawing(tensors[key]),
-            signed=True,
-        )
-        for place, key in enumerate(moment.directions[:_DIRECTIONS])
-        if key in tensors
-    ]
-    if panels:
+    stretches = [f"stretch {fmt.figure(value)}" for value in moment.leading]
+    if panels := _directions(moment.directions, stretches, tensors):
         where = "at the samples" if moment.reading == "active" else "over pairs of samples"
         yield Group(
             f"Directions stretched most on average {where}",
             "Unit vectors of largest root-mean-square stretch, each orthogonal to those before it.",
             panels,
         )
+
+
+def _telling(inputs: InputFisher, tensors: Mapping[str, Array]) -> Iterator[Group]:
+    eigenvalues = [f"eigenvalue {fmt.figure(value)}" for value in inputs.mean.leading]
+    if panels := _directions(inputs.mean.directions, eigenvalues, tensors):
+        yield Group(
+            "Changes of the input that the output tells most about, on average",
+            "The leading unit eigenvectors of the mean Fisher information of the inputs.",
+            panels,
+        )
+    if inputs.steepest in tensors:
+        value, name = inputs.eigenvalues[inputs.largest], fmt.plain(inputs.samples[inputs.largest])
+        caption = f"λ_max = {fmt.figure(value)}"
+        yield Group(
+            "The change that it tells most about at a sample",
+            "The leading unit eigenvector of I(x) at the sample of the largest eigenvalue.",
+            [Panel(caption, name, signed_drawing(tensors[inputs.steepest]), signed=True)],
+        )
+
+
+def _directions(keys: Sequence[str], notes: Sequence[str], tensors: Mapping[str, Array]) -> list[Panel]:
+    """Pictures of the first of the stored directions, each with its note if it has one."""
+    return [
+        Panel(
+            f"{_ordinal(place + 1)} direction",
+            notes[place] if place < len(notes) else "",
+            signed_drawing(tensors[key]),
+            signed=True,
+        )
+        for place, key in enumerate(keys[:_DIRECTIONS])
+        if key in tensors
+    ]
 
 
 def _ends(key: str, tensors: Mapping[str, Array]) -> tuple[Array, Array] | None:

@@ -8,12 +8,29 @@ Every name is HTML-escaped, since plotly reads a subset of HTML in its texts.
 
 from __future__ import annotations
 
-from ...results import Analytical, Bracket, Comparison, Inspection, Report, Result
+from collections.abc import Sequence
+
+from ...results import (
+    Analytical,
+    Bracket,
+    Comparison,
+    ConcentrationReport,
+    DiscriminantReport,
+    FisherReport,
+    Inspection,
+    MeanFieldReport,
+    Report,
+    Result,
+)
 from .bracket import bracket_chart
 from .chart import Chart
 from .comparison import comparison_chart
+from .concentration import tail_charts
+from .discriminant import separation_charts
+from .fisher import fisher_charts
 from .layers import layer_chart
 from .local import local_chart
+from .mean_field import field_charts
 from .scale import LogScale
 from .slopes import slope_chart
 from .stretch import stretch_chart
@@ -26,7 +43,7 @@ def charts(report: Report) -> dict[str, Chart]:
     return {chart.id.removeprefix("chart-"): chart for chart in _charts(report) if chart is not None}
 
 
-def _charts(report: Report) -> list[Chart | None]:
+def _charts(report: Report) -> Sequence[Chart | None]:
     match report:
         case Result():
             return [
@@ -43,4 +60,12 @@ def _charts(report: Report) -> list[Chart | None]:
             return [layer_chart(report.analytical.layers, report.slack)]
         case Comparison():
             return [comparison_chart(report)]
+        case FisherReport():
+            return fisher_charts(report)
+        case DiscriminantReport():
+            return separation_charts(report.discriminant)
+        case MeanFieldReport():
+            return field_charts(report.mean_field)
+        case ConcentrationReport():
+            return tail_charts(report.concentration)
     return []
