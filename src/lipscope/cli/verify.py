@@ -24,9 +24,10 @@ def verify(
 ) -> None:
     """Check every bound of a finished run again: repeat the proofs, evaluate the witnesses.
 
-    The run is one of analyze, certify, inspect, check, fisher, discriminant or concentration; those of mean-field
-    and compare hold nothing to prove. The exit code is 7 if a bound does not hold. Only the model that you name is
-    run as code.
+    Runs of analyze, certify, inspect, check, fisher, discriminant and
+    concentration; those of mean-field and compare hold nothing to prove.
+    The exit code is 7 if a bound does not hold. Only the model that you
+    name is run as code.
 
     [bold]Examples[/]
 

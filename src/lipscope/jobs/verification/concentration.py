@@ -92,7 +92,9 @@ def _tail_checks(tail: Tail, bound: TailBound) -> Iterator[Check]:
         for point in tail.points
     )
     yield from _telling(
-        _upper(f"{what}: exceeded, P ≤ {level.probability:g}", level.proved, bound.deviation(level.probability))
+        _upper(
+            f"{what}: exceeded, P ≤ {level.probability:g}", level.proved, bound.deviation(level.probability)
+        )
         for level in tail.levels
     )
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from torch import Tensor
@@ -24,11 +25,15 @@ from ...results import (
     Empirical,
     Exact,
     Gate,
+    Inspection,
+    LayerBound,
+    LayerSlack,
     Local,
     Norm,
     OperatorProduct,
     Quantity,
     Result,
+    Slack,
     Witness,
 )
 from .records import Quantities
@@ -45,6 +50,8 @@ def quantity_checks(run: Run, record: Quantities) -> Iterator[Check]:
     checker = _Checker(run, record, run.center("ball.center"))
     for quantity in _bounds(record):
         yield from checker.checks(quantity)
+    if isinstance(record, (Result, Inspection)) and record.slack is not None:
+        yield checker.layers(record.slack)
 
 
 def _bounds(record: Quantities) -> list[Quantity]:
@@ -84,13 +91,25 @@ class _Checker:
         elif isinstance(quantity, (Local, Empirical, Attained)):
             yield self._attained(quantity, quantity.value, quantity.witness)
 
+    @cached_property
+    def proved(self) -> Analytical:
+        """The bound by norms as it is found now."""
+        return analytical(self.run.graph, self.run.progress)
+
+    def layers(self, claim: Slack) -> Check:
+        """The product rule's bound and the constants of the table of layers."""
+        fault = _fault(claim.layers, self.proved.layers)
+        found = None if fault else self.proved.product
+        return Check(name="layers", kind="upper", claimed=claim.product, found=found, reason=fault)
+
     def _analytical(self, claim: Analytical) -> Check:
-        found = analytical(self.run.graph, self.run.progress)
+        found = self.proved
         for name in ("product", "program"):
             claimed, proved = getattr(claim, name), getattr(found, name)
             if claimed is not None and (proved is None or not proved <= claimed * (1 + _SAME)):
                 return claim.checked(None, f"its field {name} is not confirmed")
-        return claim.checked(found.value)
+        fault = _fault(claim.layers, found.layers)
+        return claim.checked(None if fault else found.value, fault)
 
     def _certified(self, claim: Certified) -> Check:
         try:
@@ -159,6 +178,19 @@ class _Checker:
                 None, f"its witness attains {pair.ratio:.7g}, not the ratio {witness.ratio:.7g}"
             )
         return claim.checked(pair.bound)
+
+
+def _fault(rows: Sequence[LayerBound | LayerSlack], proved: Sequence[LayerBound]) -> str:
+    """What is wrong with the constants of a table of layers; empty if nothing is."""
+    if [(row.place, row.layer, row.shape) for row in rows] != [
+        (layer.place, layer.layer, layer.shape) for layer in proved
+    ]:
+        return "its layers are not those of the network"
+    for row, layer in zip(rows, proved, strict=True):
+        for name in ("constant", "cumulative"):
+            if not getattr(layer, name) <= getattr(row, name) * (1 + _SAME):
+                return f"the field {name} of its layer {row.place} is not confirmed"
+    return ""
 
 
 def _within(x: Tensor, center: Tensor, region: BallInfo) -> bool:
