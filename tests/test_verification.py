@@ -20,6 +20,7 @@ import lipscope
 from helpers import command_here
 from lipscope.errors import CertificateError, DataError
 from lipscope.jobs.brackets import BallOptions
+from lipscope.jobs.folder import read_report
 from lipscope.jobs.verification import stated_shape, verify_run
 from lipscope.results import (
     Bracket,
@@ -506,6 +507,7 @@ def test_the_fisher_bound_is_that_of_its_likelihood(
         ("noise", ("concentration", "rank"), 10**400),
         ("noise", ("concentration", "tails", 0, "points", 3, "deviation"), "NaN"),
         ("noise", ("concentration", "tails", 1, "levels", 3, "probability"), "NaN"),
+        ("noise", ("concentration", "tails", 0, "levels", 0, "probability"), "Infinity"),
     ],
 )
 def test_impossible_numbers_are_refused(
@@ -567,3 +569,10 @@ def test_the_command_confirms_noise_and_finds_what_was_altered(tmp_path: Path, c
     rewrite(tmp_path / "noise", lambda raw: raw["concentration"].update(variance_proxy=1e-6))
     assert command_here(["verify", "noise", "net.py:build"], tmp_path) == 7
     assert "NOT CONFIRMED" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("run", FILES)
+def test_records_are_told_apart(run: str, place: Path, tmp_path: Path) -> None:
+    name, kind = FILES[run]
+    shutil.copy(place / run / name, tmp_path / "renamed.json")
+    assert type(read_report(place / run)) is type(read_report(tmp_path / "renamed.json")) is kind

@@ -31,7 +31,7 @@ class TailPoint(Record):
 class TailLevel(Record):
     """The deviation that is exceeded with no more than a probability."""
 
-    probability: float = Field(gt=0)
+    probability: float = Field(gt=0, le=1)
     proved: float = Field(description="upper; ∞ where leaving the ball alone is more probable")
     local: float = Field(description="the same for the linear map J(x): no bound; estimate")
     measured: float | None = Field(description="estimate; None where there are too few draws")
