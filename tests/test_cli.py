@@ -93,11 +93,13 @@ def test_the_stored_witness_attains_the_reported_bound(finished, place: Path) ->
 
 
 def test_the_same_command_again_is_refused_or_reused_as_it_should(finished, place: Path) -> None:
-    before = (place / "run" / "result.json").read_bytes()
+    before, page = ((place / "run" / name).read_bytes() for name in ("result.json", "report.html"))
+    (place / "run" / "report.html").unlink()
     again = lipscope_command("analyze", "net.py:build", "--data", "x.npy", "--output", "run", cwd=place)
     assert again.returncode == 0, again.stderr
     assert again.stdout == finished.stdout
     assert (place / "run" / "result.json").read_bytes() == before
+    assert (place / "run" / "report.html").read_bytes() == page
     other = lipscope_command(
         "analyze", "net.py:build", "--data", "x.npy", "--output", "run", "--seed", "5", cwd=place
     )

@@ -16,12 +16,12 @@ from torch import nn
 
 import lipscope
 from lipscope.errors import CertificateError, DataError, LipscopeError
-from lipscope.free_slopes import _closed_form, _independent_groups, _proved, _System, free_slope_bound
 from lipscope.graph import Graph
 from lipscope.layers.activation import ReLU
 from lipscope.layers.dense import Dense
 from lipscope.quantities import exact
 from lipscope.regions import Ball, proved_empty
+from lipscope.regions.free_slopes import _closed_form, _independent_groups, _proved, _System, free_slope_bound
 from lipscope.results import Exact
 from strategies import Apply, Branches, Residual, randomised, seeds
 

@@ -384,6 +384,12 @@ def test_the_command_writes_what_it_prints(tmp_path: Path, monkeypatch, capsys) 
         assert "<svg" in (tmp_path / "f.svg").read_text("utf-8")
         started.add(report.provenance.started)
     assert len(started) == 1
+    monkeypatch.setattr(sys, "argv", [*command[:-3], "unused", "--figure", "f.gif"])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == 2
+    assert "f.gif" in capsys.readouterr().err
+    assert not (tmp_path / "unused").exists()
     monkeypatch.setattr(sys, "argv", ["lipscope", "mean-field", "net.py:build"])
     with pytest.raises(SystemExit) as ended:
         cli.main()

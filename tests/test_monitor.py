@@ -650,3 +650,26 @@ def test_sparklines() -> None:
     assert sparkline([2.0, 2.0], 10) == "▁▁"
     assert sparkline([0.0, math.inf, 7.0], 10) == "▁██"
     assert sparkline(range(100), 4) == "▁▃▆█"
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_a_model_on_a_device_is_followed_as_on_the_cpu() -> None:
+    found = {}
+    for device in ("cpu", "cuda"):
+        module = SmallResidual().double().to(device)
+        monitor = Monitor(
+            module, gaussian(24, (2, 8, 8), 4), budget=1.0, tolerance=1e-8, levels=("scalar", "unit")
+        )
+        generator = torch.Generator().manual_seed(3)
+        for _ in range(3):
+            x = torch.randn(16, 2, 8, 8, generator=generator, dtype=torch.float64).to(device)
+            module.eval()(x).square().mean().backward()
+            with torch.no_grad():
+                for parameter in module.parameters():
+                    parameter -= 0.02 * parameter.grad
+                    parameter.grad = None
+            snapshot = monitor.update(x)
+        assert snapshot.lower <= snapshot.upper
+        assert monitor.device.type == device
+        found[device] = {name: value for name, value in snapshot.numbers.items() if name != "share"}
+    assert found["cuda"] == pytest.approx(found["cpu"], rel=1e-5)

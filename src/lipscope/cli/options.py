@@ -29,6 +29,19 @@ def finite(value: float | None) -> float | None:
     return value
 
 
+def drawable(path: Path | None) -> Path | None:
+    """The path of a figure, checked before hours go into what it shows.
+
+    Raises:
+        LipscopeError: see `check_drawable`.
+    """
+    if path is not None:
+        from ..figures.canvas import check_drawable
+
+        check_drawable(path)
+    return path
+
+
 Model = Annotated[str, typer.Argument(help="The network, as for `analyze`.")]
 State = Annotated[Path | None, typer.Option(help="Weights to load: a .safetensors, .pt or .pth state dict.")]
 InputShape = Annotated[
@@ -59,7 +72,11 @@ Resize = Annotated[
 ]
 FigureFile = Annotated[
     Path | None,
-    typer.Option("--figure", help="Draw the result as .svg, .pdf or .png here (needs the extra `figures`)."),
+    typer.Option(
+        "--figure",
+        help="Draw the result as .svg, .pdf or .png here (needs the extra `figures`).",
+        callback=drawable,
+    ),
 ]
 BatchSize = Annotated[int, typer.Option(help="Samples treated at once; memory grows with it.", min=1)]
 Device = Annotated[str, typer.Option(help="Where estimates are computed: cpu, cuda, cuda:1, mps.")]

@@ -12,7 +12,7 @@ from .app import app
 from .console import open_console, written
 
 if TYPE_CHECKING:
-    from ..report.pictures import Array
+    pass
 
 
 @app.command()
@@ -42,16 +42,16 @@ def report(
 
       lipscope report runs/demo --html page.html --figures figures --format pdf
     """
-    from ..jobs.folder import REPORT, read_report
+    from ..jobs.folder import REPORT, read_arrays, read_report
     from ..report import print_report, write_html
 
     found = read_report(run)
     folder = run if run.is_dir() else run.parent
     target = html or folder / REPORT
-    tensors = _tensors(folder)
+    arrays = read_arrays(folder)
     try:
         try:
-            write_html(found, target, tensors)
+            write_html(found, target, arrays)
         except OSError as error:
             raise RunFolderError(f"cannot write {target}: {error.strerror or error}") from error
         print_report(found, open_console(error=False))
@@ -68,14 +68,3 @@ def report(
             path = figures / f"{name}.{format}"
             save(figure, path)
             written(path)
-
-
-def _tensors(folder: Path) -> dict[str, Array]:
-    """The stored inputs of a run; none if there is no such file."""
-    from ..jobs.folder import WITNESS, read_tensors
-
-    stored = folder / WITNESS
-    if not stored.exists():
-        return {}
-    # In float64 whatever the file holds: NumPy does not know all of torch's types.
-    return {key: x.double().numpy() for key, x in read_tensors(stored).items() if not x.is_complex()}

@@ -157,10 +157,13 @@ class Samples:
             raise DataError(f"{self.name}: cannot take {count} samples; take at least one")
         if count >= len(self):
             return self
-        chosen: Sequence[int] = range(count)
-        if seed is not None:
-            chosen = array("q", sorted(random.Random(seed).sample(range(len(self)), count)))
-        return self.select(chosen)
+        return self.select(range(count) if seed is None else self.draw(count, seed))
+
+    def draw(self, count: int, seed: int) -> Sequence[int]:
+        """The indices, ascending, of `count` samples at random; of all if there are fewer."""
+        if count >= len(self):
+            return range(len(self))
+        return array("q", sorted(random.Random(seed).sample(range(len(self)), count)))
 
     def select(self, chosen: Sequence[int]) -> Samples:
         """The samples at the indices, in that order."""

@@ -35,31 +35,49 @@ def blank(
     Raises:
         LipscopeError: matplotlib is not installed.
     """
-    try:
-        import matplotlib
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise LipscopeError("figures need matplotlib: pip install 'lipscope[figures]'") from error
+    check_installed()
+    import matplotlib
+    from matplotlib.figure import Figure
+
     with matplotlib.rc_context(_STYLE):
         figure = Figure(figsize=(width, height))
         axes = figure.subplots(rows, columns, squeeze=False)
     return figure, list(axes.flat)
 
 
+def check_installed() -> None:
+    """Raise a `LipscopeError` if matplotlib is not installed."""
+    try:
+        import matplotlib  # noqa: F401
+    except ImportError as error:
+        raise LipscopeError("figures need matplotlib: pip install 'lipscope[figures]'") from error
+
+
+def check_drawable(path: Path) -> str:
+    """What kind of file `save` makes of the path: "svg", "pdf" or "png".
+
+    Raises:
+        LipscopeError: another suffix, or matplotlib is not installed.
+    """
+    suffix = path.suffix.lower().removeprefix(".")
+    if suffix not in ("svg", "pdf", "png"):
+        raise LipscopeError(f"{path}: figures are written as .svg, .pdf or .png")
+    check_installed()
+    return suffix
+
+
 def save(figure: Figure, path: Path) -> None:
     """Write a figure as .svg, .pdf or .png, by the suffix of `path`.
 
     Raises:
-        LipscopeError: another suffix.
+        LipscopeError: see `check_drawable`.
         RunFolderError: the file cannot be written.
     """
     import io
 
     import matplotlib
 
-    suffix = path.suffix.lower().removeprefix(".")
-    if suffix not in ("svg", "pdf", "png"):
-        raise LipscopeError(f"{path}: figures are written as .svg, .pdf or .png")
+    suffix = check_drawable(path)
     buffer = io.BytesIO()
     undated = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(suffix)
     with matplotlib.rc_context(_STYLE):

@@ -4,7 +4,8 @@
 differentiable in them. So the import is run once more under a recorder, which notes the torch
 operations that lead from the module's parameters and buffers to the tensors of the layers (batch
 norm fused into a convolution, transposed weights, parametrizations); replaying these few operations
-on the live parameters gives the layers of today, in the parameters' dtype and on their device.
+on the live parameters gives the layers of today, in the parameters' dtype and on their device. Where no
+gradient is needed, `TracedModule` reads the weights anew instead, with all that an import checks.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from ..layers.base import Shape
 from .file_program import FileProgram
 from .graph import Graph
 from .program import from_program
-from .torch_import import TRACED_BATCH, check_agreement, evaluation_mode, trace
+from .torch_import import TRACED_BATCH, check_agreement, evaluation_mode, tensors_of, trace
 
 _aten = torch.ops.aten
 _COPIES = (
@@ -141,7 +142,8 @@ class LiveGraph:
         with evaluation_mode(module):
             program = trace(module, shape)
             held = {**program.state_dict, **program.constants}
-            roots = {name: t for name, t in held.items() if isinstance(t, Tensor) and _has(module, name)}
+            # The rest are constants in the module's code.
+            roots = {name: held[name] for name in tensors_of(module) if isinstance(held.get(name), Tensor)}
             self._names = list(roots)
             recorder = _Recorder(roots)
             with torch.no_grad(), recorder:
@@ -162,7 +164,8 @@ class LiveGraph:
 
     def graph(self) -> Graph:
         """The graph with the live parameters; differentiable in them."""
-        return self._with(self._live())
+        present = tensors_of(self.module)
+        return self._with([present[name] for name in self._names])
 
     def sources(self, tensor: Tensor) -> set[str]:
         """The names of the parameters and buffers from which a tensor of the snapshot's layers follows."""
@@ -187,13 +190,6 @@ class LiveGraph:
 
         args, kwargs = tree_map(numbered, (step.args, step.kwargs))
         return replace(step, args=args, kwargs=kwargs)
-
-    def _live(self) -> list[Tensor]:
-        values = []
-        for name in self._names:
-            path, _, attribute = name.rpartition(".")
-            values.append(getattr(self.module.get_submodule(path), attribute))
-        return values
 
     def _with(self, values: list[Tensor]) -> Graph:
         reference = next((v for v in values if v.is_floating_point()), torch.empty((), dtype=torch.float64))
@@ -265,16 +261,6 @@ class LiveGraph:
                 "cannot follow the parameter in training; use a tensor with one entry a channel"
             )
         return frozen
-
-
-def _has(module: nn.Module, name: str) -> bool:
-    """Whether the name is one of a parameter or buffer of the module (and not of a constant in its code)."""
-    path, _, attribute = name.rpartition(".")
-    try:
-        owner = module.get_submodule(path)
-    except AttributeError:
-        return False
-    return attribute in owner._parameters or attribute in owner._buffers
 
 
 def _needed(steps: list[_Step], wanted: set[int]) -> list[_Step]:

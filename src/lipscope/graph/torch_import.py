@@ -62,6 +62,12 @@ def from_torch(module: nn.Module, input_shape: Shape) -> Graph:
     return graph
 
 
+def tensors_of(module: nn.Module) -> dict[str, Tensor]:
+    """The parameters and buffers that the module has now, by all of their names."""
+    tied = dict(module.named_parameters(remove_duplicate=False))
+    return {**tied, **dict(module.named_buffers(remove_duplicate=False))}
+
+
 @contextlib.contextmanager
 def evaluation_mode(module: nn.Module) -> Iterator[None]:
     """Inside, the module is in evaluation mode; afterwards every part has the mode it came in."""

@@ -1,6 +1,8 @@
 """A module that changes: traced once, read again whenever its weights have moved.
 
-Tracing takes seconds, reading the present weights into the traced program milliseconds.
+Tracing takes seconds, reading the present weights into the traced program milliseconds. Every reading is an
+import of its own: exact, in float64, checked, and not differentiable. `LiveGraph` gives up the check, and
+Python numbers that follow from weights, to be differentiable.
 """
 
 from __future__ import annotations
@@ -8,13 +10,13 @@ from __future__ import annotations
 import contextlib
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from ..errors import ModelError
 from ..layers.base import Shape
 from .graph import Graph
 from .program import from_program
-from .torch_import import TRACED_BATCH, check_agreement, evaluation_mode, trace
+from .torch_import import TRACED_BATCH, check_agreement, evaluation_mode, tensors_of, trace
 
 
 class TracedModule:
@@ -55,19 +57,15 @@ class TracedModule:
             return self._read(self._program)
 
     def _read(self, program: torch.export.ExportedProgram) -> Graph:
-        present = self._tensors()
+        present = tensors_of(self.module)
         for held in (program.state_dict, program.constants):
             held.update({name: present[name] for name in held if name in present})
         graph = from_program(program, self.input_shape, TRACED_BATCH)
         check_agreement(self.module, graph)
         return graph
 
-    def _tensors(self) -> dict[str, Tensor]:
-        tied = dict(self.module.named_parameters(remove_duplicate=False))
-        return {**tied, **dict(self.module.named_buffers(remove_duplicate=False))}
-
     def _present_form(self) -> object:
         """What decides the traced program, as far as it can be seen: the parts, and the form of their tensors."""
         parts = [(name, type(part)) for name, part in self.module.named_modules()]
-        tensors = [(name, t.shape, t.dtype, t.device) for name, t in self._tensors().items()]
+        tensors = [(name, t.shape, t.dtype, t.device) for name, t in tensors_of(self.module).items()]
         return parts, tensors

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -12,11 +12,9 @@ import torch
 from pydantic import BaseModel
 from torch import Tensor, nn
 
-from .._version import __version__
-from ..data import ImagePreprocessing, Samples, load_samples
+from ..data import ImagePreprocessing, Samples
 from ..engines import SERIAL, Engine
-from ..errors import DataError
-from ..graph import Graph, from_torch
+from ..graph import Graph
 from ..progress import Progress, silent
 from ..quantities import (
     Pair,
@@ -51,15 +49,18 @@ from ..results import (
     Slack,
 )
 from ..spectral import working_dtype
-from .folder import REPORT, RESULT, RunFolder
+from .folder import RESULT
 from .stages import (
     ASCENT_STEPS,
     AnyEffort,
     Stages,
     certify_in,
     check_device,
+    completed,
     data_info,
+    identity,
     model_info,
+    network_and_samples,
     provenance,
 )
 
@@ -160,29 +161,16 @@ def analyze(
     clock = time.perf_counter()
     started = datetime.now(UTC).isoformat(timespec="seconds")
     check_device(options.device)
-    samples = data if isinstance(data, Samples) else load_samples(data, input_shape, preprocess)
-    if isinstance(module, Graph):
-        graph, label = module, name or "graph"
-    else:
-        graph, label = from_torch(module, samples.shape), name or type(module).__name__
-    if graph.input_shape != samples.shape:
-        raise DataError(
-            f"{samples.name}: samples of shape {samples.shape}, but the model takes {graph.input_shape}"
-        )
-    identity = {
-        "lipscope": __version__,
-        "model": graph.fingerprint(),
-        "data": samples.fingerprint(),
-        "options": asdict(options),
-    }
-    if output is None:
-        stages = Stages(None, progress)
-        return _Job(graph, samples, options, engine, stages).result(label, started, clock)
-    with RunFolder(Path(output), identity) as folder:
-        if (finished := folder.finished(Result, RESULT, REPORT)) is not None:
-            return finished
-        stages = Stages(folder, progress)
-        return _Job(graph, samples, options, engine, stages).result(label, started, clock)
+    graph, samples = network_and_samples(module, input_shape, data, preprocess)
+
+    def key() -> dict[str, Any]:
+        return identity(graph, samples, options)
+
+    def run(stages: Stages) -> Result:
+        job = _Job(graph, samples, options, engine, stages)
+        return job.result(name or type(module).__name__, started, clock)
+
+    return completed(output, key, Result, RESULT, run, progress)
 
 
 class _SlopeStage(BaseModel):
@@ -219,7 +207,7 @@ class _Job:
         return ("active", "secant") if len(self.samples) > 1 else ("active",)
 
     def result(self, label: str, started: str, clock: float) -> Result:
-        """All quantities, computed or read back; written to the run folder if there is one."""
+        """All quantities, computed or read back."""
         once, filed = self.stages.once, self.stages.filed
         upper = once("analytical", Analytical, lambda: (analytical(self.graph, self.stages.progress), None))
         certified = self._certified()
@@ -234,7 +222,7 @@ class _Job:
         )
         random = once("mean_field", MeanField, lambda: (self._mean_field(averaged.slopes), None))
         climbed = self._ascent(pointwise)
-        result = Result(
+        return Result(
             model=model_info(self.graph, label),
             data=data_info(self.samples),
             analytical=upper,
@@ -252,8 +240,6 @@ class _Job:
             mean_field=random,
             provenance=provenance(started, clock, self.options.seed, self.options.device, self.options.dtype),
         )
-        self.stages.finish(RESULT, result)
-        return result
 
     def _certified(self) -> Certified | None:
         effort = self.options.effort

@@ -13,9 +13,8 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from .._version import __version__
 from ..errors import DataError, LipscopeError
-from ..graph import Graph, from_torch
+from ..graph import Graph
 from ..progress import Progress, silent
 from ..quantities import analytical, ascent, ball, exact, operator_product
 from ..results import (
@@ -30,7 +29,18 @@ from ..results import (
     OperatorProduct,
 )
 from .folder import BRACKET
-from .stages import ASCENT_STEPS, AnyEffort, Stages, certify_in, completed, model_info, provenance
+from .stages import (
+    ASCENT_STEPS,
+    AnyEffort,
+    Stages,
+    certify_in,
+    completed,
+    digest,
+    identity,
+    model_info,
+    network,
+    provenance,
+)
 
 _EXACT_UNITS = 60
 _EXACT_SECONDS = {"none": 0.0, "fast": 10.0, "balanced": 60.0, "tight": 600.0}
@@ -87,12 +97,7 @@ def bracket(
     if norm not in get_args(Norm):
         raise ValueError(f'the norm is "2", "1" or "inf", not {norm!r}')
     clock, started = time.perf_counter(), datetime.now(UTC).isoformat(timespec="seconds")
-    if isinstance(module, Graph):
-        graph = module
-    elif input_shape is None:
-        raise DataError("the model's input shape is needed, such as 3x224x224")
-    else:
-        graph = from_torch(module, input_shape)
+    graph = network(module, input_shape)
     if over is not None and tuple(over.center.shape) != graph.input_shape:
         raise DataError(
             f"the ball's centre has shape {tuple(over.center.shape)}, the input {graph.input_shape}"
@@ -127,9 +132,9 @@ class _Request:
 
     def identity(self) -> dict[str, Any]:
         """What decides the result."""
-        ball = self.over and asdict(self.over) | {"center": self.over.center.double().tolist()}
+        ball = self.over and asdict(self.over) | {"center": digest(self.over.center)}
         asked = (self.norm, ball, self.effort, self.seconds, self.search, self.seed)
-        return {"lipscope": __version__, "model": self.graph.fingerprint(), "options": repr(asked)}
+        return identity(self.graph, None, asked)
 
     @property
     def region(self) -> dict[str, Any]:

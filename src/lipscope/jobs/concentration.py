@@ -12,16 +12,27 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .._version import __version__
 from ..errors import DataError
-from ..graph import Graph, from_torch
+from ..graph import Graph
 from ..progress import Progress, silent
 from ..quantities import analytical, concentration
 from ..quantities.concentration import NoiseBound, noise_ball
 from ..results import Analytical, Certified, Concentration, ConcentrationReport
 from ..results.concentration import Law
 from .folder import CONCENTRATION
-from .stages import AnyEffort, Kept, Stages, certify_in, check_device, completed, model_info, provenance
+from .stages import (
+    AnyEffort,
+    Kept,
+    Stages,
+    certify_in,
+    check_device,
+    completed,
+    digest,
+    identity,
+    model_info,
+    network,
+    provenance,
+)
 
 
 @dataclass(frozen=True)
@@ -73,14 +84,13 @@ def noise_tails(
     """
     clock, started = time.perf_counter(), datetime.now(UTC).isoformat(timespec="seconds")
     check_device(device)
-    graph = module if isinstance(module, Graph) else from_torch(module, tuple(noise.center.shape))
+    graph = network(module, tuple(noise.center.shape))
     if tuple(noise.center.shape) != graph.input_shape:
         raise DataError(f"the centre has shape {tuple(noise.center.shape)}, the input {graph.input_shape}")
 
-    def identity() -> dict[str, Any]:
-        asked = asdict(noise) | {"center": noise.center.double().tolist()}
-        options = (asked, effort, seconds, in_ball, draws, batch_size, seed, device)
-        return {"lipscope": __version__, "model": graph.fingerprint(), "options": repr(options)}
+    def key() -> dict[str, Any]:
+        asked = asdict(noise) | {"center": digest(noise.center)}
+        return identity(graph, None, (asked, effort, seconds, in_ball, draws, batch_size, seed, device))
 
     def run(stages: Stages) -> ConcentrationReport:
         def tails() -> tuple[Concentration, Kept]:
@@ -100,7 +110,7 @@ def noise_tails(
             provenance=provenance(started, clock, seed, device),
         )
 
-    return completed(output, identity, ConcentrationReport, CONCENTRATION, run, progress)
+    return completed(output, key, ConcentrationReport, CONCENTRATION, run, progress)
 
 
 def _bounds(

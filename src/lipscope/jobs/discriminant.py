@@ -10,14 +10,23 @@ from typing import Any
 
 from torch import nn
 
-from ..data import ImagePreprocessing, Labels, Samples, load_labels, load_samples
+from ..data import ImagePreprocessing, Labels, Samples, load_labels
 from ..data.labels import LabelSource
-from ..graph import Graph, from_torch
+from ..graph import Graph
 from ..progress import Progress, silent
 from ..quantities import discriminant
 from ..results import Discriminant, DiscriminantReport
 from .folder import DISCRIMINANT
-from .stages import Stages, check_device, completed, data_info, identity, model_info, provenance
+from .stages import (
+    Stages,
+    check_device,
+    completed,
+    data_info,
+    identity,
+    model_info,
+    network_and_samples,
+    provenance,
+)
 
 SAMPLES = 500
 """The most samples that are looked at."""
@@ -68,9 +77,8 @@ def separate(
     if min(samples, batch_size) < 1:
         raise ValueError("samples and batch_size must be positive")
     check_device(device)
-    given = data if isinstance(data, Samples) else load_samples(data, input_shape, preprocess)
+    graph, given = network_and_samples(module, input_shape, data, preprocess)
     classes = labels if isinstance(labels, Labels) else load_labels(labels, given)
-    graph = module if isinstance(module, Graph) else from_torch(module, input_shape or given.shape)
     if samples < len(given):
         chosen = classes.share(samples, seed)
         given, classes = given.select(chosen), classes.select(chosen)

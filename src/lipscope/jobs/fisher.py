@@ -9,19 +9,27 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-import torch
 from torch import Tensor, nn
 
-from ..data import ImagePreprocessing, Labels, Samples, load_labels, load_samples
+from ..data import ImagePreprocessing, Labels, Samples, load_labels
 from ..data.labels import LabelSource
 from ..errors import DataError
-from ..graph import Graph, from_torch
+from ..graph import Graph
 from ..progress import Progress, silent
 from ..quantities import fisher_embedding, input_fisher, parameter_fisher
 from ..results import FisherReport, FisherSpectrum, InputFisher, ParameterFisher
 from ..results.fisher import Likelihood
 from .folder import FISHER, WITNESS
-from .stages import Stages, check_device, completed, data_info, identity, model_info, provenance
+from .stages import (
+    Stages,
+    check_device,
+    completed,
+    data_info,
+    identity,
+    model_info,
+    network_and_samples,
+    provenance,
+)
 
 Space = Literal["inputs", "parameters", "both"]
 """What the information is about."""
@@ -95,18 +103,14 @@ def fisher(
     if not 0 < variance < math.inf:
         raise DataError(f"the variance of a Gaussian output is a positive number, not {variance}")
     check_device(device)
-    given = data if isinstance(data, Samples) else load_samples(data, input_shape, preprocess)
+    graph, given = network_and_samples(module, input_shape, data, preprocess)
+    # Refuses a network that does not fit, before anything is computed.
+    fisher_embedding(graph, likelihood, variance)
     classes = None
     if labels is not None:
         classes = labels if isinstance(labels, Labels) else load_labels(labels, given)
-    graph = from_torch(module, input_shape or given.shape)
-    fisher_embedding(
-        graph, likelihood, variance
-    )  # refuses a network that does not fit, before anything is computed
     if samples < len(given):
-        chosen = sorted(
-            torch.randperm(len(given), generator=torch.Generator().manual_seed(seed))[:samples].tolist()
-        )
+        chosen = given.draw(samples, seed)
         given, classes = given.select(chosen), classes and classes.select(chosen)
     job = _Job(
         module,

@@ -12,7 +12,6 @@ import json
 import shutil
 import stat
 from collections.abc import Callable, Mapping
-from functools import partial
 from pathlib import Path
 from typing import IO, Any, TypeVar
 
@@ -134,9 +133,9 @@ class RunFolder:
         """Replace the certificate; each one found on the way is a proof already."""
         self._write(CERTIFICATE, lambda file: file.write(content))
 
-    def finished(self, kind: type[R], name: str, *others: str) -> R | None:
-        """The result in the file `name` if the run is complete, `others` being the rest of its files."""
-        if not all((self.path / file).exists() for file in (name, WITNESS, *others)):
+    def finished(self, kind: type[R], name: str) -> R | None:
+        """The result in the file `name` if the run is complete."""
+        if not all((self.path / file).exists() for file in (name, WITNESS)):
             return None
         try:
             found = kind.from_json((self.path / name).read_bytes())
@@ -153,8 +152,12 @@ class RunFolder:
         content = {key: tensor.contiguous() for key, tensor in witnesses.items()}
         self._write(WITNESS, lambda file: file.write(save(content)))
         for name, text in files.items():
-            self._write(name, partial(_write_text, text=text))
+            self.write_text(name, text)
         self._drop_state()
+
+    def write_text(self, name: str, text: str) -> None:
+        """Replace a file of the result."""
+        self._write(name, lambda file: file.write(text.encode()))
 
     def _drop_state(self) -> None:
         shutil.rmtree(self.path / _STATE, ignore_errors=True)
@@ -219,10 +222,6 @@ def _refuse_links(folder: Path) -> None:
                 f"{path} is a link, a pipe or a device, and a run folder holds plain files; remove it, or choose "
                 "another --output"
             )
-
-
-def _write_text(file: IO[bytes], text: str) -> None:
-    file.write(text.encode())
 
 
 def read_bytes(path: Path) -> bytes:
@@ -292,6 +291,18 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     except (SafetensorError, OSError, ValueError, KeyError, RuntimeError) as error:
         raise DataError(f"cannot read {path}: {reason(error)}; ask for a whole copy of the run") from error
     return content
+
+
+def read_arrays(folder: Path) -> dict[str, np.ndarray]:
+    """The real tensors stored in a run folder, in float64; none if there is no such file.
+
+    Raises:
+        DataError: they cannot be read.
+    """
+    if not (folder / WITNESS).exists():
+        return {}
+    # In float64 whatever the file holds: NumPy does not know all of torch's types.
+    return {k: x.double().numpy() for k, x in read_tensors(folder / WITNESS).items() if not x.is_complex()}
 
 
 def _lock_file(file: IO[bytes]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import platform
 import sys
@@ -10,6 +11,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
+import numpy as np
 import torch
 from pydantic import TypeAdapter, ValidationError
 from torch import Tensor, nn
@@ -34,7 +36,7 @@ from ..results import (
     SecondMoment,
     SensitiveInput,
 )
-from .folder import CERTIFICATE, REPORT, WITNESS, RunFolder
+from .folder import CERTIFICATE, REPORT, WITNESS, RunFolder, read_arrays
 
 AnyEffort = Literal["none", "fast", "balanced", "tight"]
 """An effort for the certificate, or none."""
@@ -91,14 +93,23 @@ class Stages:
 
     def finish(self, file: str, report: Report) -> None:
         """Write report, witnesses and, for kinds that have one, the page to the run folder; nothing without one."""
-        if self.folder is None:
-            return
-        from ..report import has_page, render_html
+        if self.folder is not None:
+            arrays = {key: tensor.numpy() for key, tensor in self.witnesses.items()}
+            # The record comes last: with it the run is done.
+            self.folder.finish(_page(report, arrays) | {file: report.to_json()}, self.witnesses)
 
-        arrays = {key: tensor.numpy() for key, tensor in self.witnesses.items()}
-        page = {REPORT: render_html(report, arrays)} if has_page(report) else {}
-        # The record comes last: with it the run is done.
-        self.folder.finish(page | {file: report.to_json()}, self.witnesses)
+    def restore_page(self, report: Report) -> None:
+        """Write the page of a finished run if somebody removed it."""
+        if self.folder is not None and not (self.folder.path / REPORT).exists():
+            for name, text in _page(report, read_arrays(self.folder.path)).items():
+                self.folder.write_text(name, text)
+
+
+def _page(report: Report, arrays: Mapping[str, np.ndarray]) -> dict[str, str]:
+    """The report's page by its file's name; empty for kinds that have none."""
+    from ..report import has_page, render_html
+
+    return {REPORT: render_html(report, arrays)} if has_page(report) else {}
 
 
 def _filed(record: Record) -> dict[str, Any]:
@@ -131,31 +142,53 @@ def certify_in(
     )
 
 
+def network(module: nn.Module | Graph, input_shape: tuple[int, ...] | None) -> Graph:
+    """The module as a graph.
+
+    Raises:
+        DataError: it is a module and there is no input shape.
+        ModelError: it cannot be imported.
+    """
+    if isinstance(module, Graph):
+        return module
+    if input_shape is None:
+        raise DataError("the model's input shape is needed, such as 3x224x224")
+    return from_torch(module, input_shape)
+
+
+def network_and_samples(
+    module: nn.Module | Graph,
+    input_shape: tuple[int, ...] | None,
+    data: Any,
+    preprocess: ImagePreprocessing | None,
+) -> tuple[Graph, Samples]:
+    """The graph and the samples, checked to fit; by default the input's shape is that of the data.
+
+    Raises:
+        DataError: the data cannot be read, or do not fit.
+        ModelError: the module cannot be imported.
+    """
+    if isinstance(module, Graph):
+        input_shape = module.input_shape
+    given = data if isinstance(data, Samples) else load_samples(data, input_shape, preprocess)
+    graph = network(module, input_shape or given.shape)
+    if given.shape != graph.input_shape:
+        raise DataError(
+            f"{given.name}: samples of shape {given.shape}, but the model takes {graph.input_shape}"
+        )
+    return graph, given
+
+
 def network_and_data(
     module: nn.Module | Graph,
     input_shape: tuple[int, ...] | None,
     data: Any,
     preprocess: ImagePreprocessing | None,
 ) -> tuple[Graph, Samples | None]:
-    """The graph, and the samples if there are data, checked to fit.
-
-    Raises:
-        DataError: they do not fit, or there is no input shape.
-    """
-    if isinstance(module, Graph):
-        input_shape = module.input_shape
-    given = None
-    if data is not None:
-        given = data if isinstance(data, Samples) else load_samples(data, input_shape, preprocess)
-        input_shape = input_shape or given.shape
-    if input_shape is None:
-        raise DataError("the model's input shape is needed, such as 3x224x224")
-    graph = module if isinstance(module, Graph) else from_torch(module, input_shape)
-    if given is not None and given.shape != graph.input_shape:
-        raise DataError(
-            f"{given.name}: samples of shape {given.shape}, but the model takes {graph.input_shape}"
-        )
-    return graph, given
+    """As `network_and_samples`, where there may be no data (None)."""
+    if data is None:
+        return network(module, input_shape), None
+    return network_and_samples(module, input_shape, data, preprocess)
 
 
 def identity(graph: Graph, samples: Samples | None, asked: object) -> dict[str, Any]:
@@ -166,6 +199,11 @@ def identity(graph: Graph, samples: Samples | None, asked: object) -> dict[str, 
         "data": samples and samples.fingerprint(),
         "options": repr(asked),
     }
+
+
+def digest(x: Tensor) -> str:
+    """SHA-256 of the values in float64, by which a tensor that was asked for enters an identity."""
+    return hashlib.sha256(x.detach().to("cpu", torch.float64).contiguous().numpy().tobytes()).hexdigest()
 
 
 def model_info(graph: Graph, label: str) -> ModelInfo:
@@ -230,9 +268,10 @@ def completed(
     if output is None:
         return run(Stages(None, progress))
     with RunFolder(Path(output), identity()) as folder:
-        if (finished := folder.finished(kind, file)) is not None:
-            return finished
         stages = Stages(folder, progress)
+        if (finished := folder.finished(kind, file)) is not None:
+            stages.restore_page(finished)
+            return finished
         result = run(stages)
         stages.finish(file, result)
     return result

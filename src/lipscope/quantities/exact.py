@@ -5,7 +5,7 @@ is the largest operator norm of a Jacobian over the regions with interior points
 search is a set of regions: each unit is confined to some of its linear pieces. Its upper bound is
 the certified bound of the Jacobian with the slopes of the units not yet fixed left free; it is
 split at a unit whose pre-activation is affine on it, so that the parts are polyhedra too. A part is
-dropped only if it is proved in rational arithmetic to have no interior point (`regions.py`), or
+dropped only if it is proved in rational arithmetic to have no interior point (`regions/polyhedra.py`), or
 if its bound is no larger than what is attained.
 """
 
@@ -23,11 +23,20 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..free_slopes import free_slope_bound, uncertainty_bound
 from ..graph import Graph
-from ..piecewise import ExactForms, Form, Piecewise, Units
 from ..progress import Progress, silent
-from ..regions import Ball, IntegerRow, Region, proved_empty
+from ..regions import (
+    Ball,
+    ExactForms,
+    Form,
+    IntegerRow,
+    Piecewise,
+    Region,
+    Units,
+    free_slope_bound,
+    proved_empty,
+    uncertainty_bound,
+)
 from ..results import Cost, Exact, Norm
 from ..rounding import up_sum
 from .ascent import ascent
@@ -57,7 +66,7 @@ def exact(
 
     Linear layers, ReLU, leaky ReLU (abs too), clamp and max pooling. The result is the same for the same
     seed and `max_nodes` if time does not run out. The float64 weights of the graph are taken as
-    exact (see `piecewise.py`).
+    exact (see `regions/piecewise.py`).
 
     Args:
         graph: the network; every region costs dense algebra of its size.

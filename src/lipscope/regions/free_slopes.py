@@ -16,9 +16,9 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from .certified import batched_spectral_norm_upper
-from .results import Norm
-from .rounding import gamma, up, up_sum
+from ..certified import batched_spectral_norm_upper
+from ..results import Norm
+from ..rounding import gamma, up, up_sum
 
 Array = np.ndarray
 

@@ -18,8 +18,8 @@ import torch
 from scipy.optimize import linprog, nnls
 from torch import Tensor
 
-from .errors import DataError
-from .results import Norm
+from ..errors import DataError
+from ..results import Norm
 
 Array = np.ndarray
 IntegerRow = tuple[list[int], int]

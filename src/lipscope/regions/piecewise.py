@@ -18,12 +18,12 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from .errors import CertificateError, LipscopeError
-from .graph import Graph
-from .layers import Layer, LinearLayer
-from .layers.activation import Clamp, LeakyReLU, PiecewiseLinear, ReLU, SoftShrink
-from .layers.max_pool import MaxPool
-from .rounding import UNIT, gamma
+from ..errors import CertificateError, LipscopeError
+from ..graph import Graph
+from ..layers import Layer, LinearLayer
+from ..layers.activation import Clamp, LeakyReLU, PiecewiseLinear, ReLU, SoftShrink
+from ..layers.max_pool import MaxPool
+from ..rounding import UNIT, gamma
 
 Array = np.ndarray
 
