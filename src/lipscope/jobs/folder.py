@@ -1,6 +1,6 @@
 """The run folder: results, witnesses and the state an interrupted run resumes from.
 
-Layout: `result.json` (or `bracket.json`, `check.json`, `inspect.json`, `comparison.json`), `report.html`,
+Layout: the record (`result.json`, or another file of `REPORTS`), `report.html`,
 `witness.safetensors`, `certificate.safetensors`, `run.json` (what the run is of) and `state/` (checkpoints, removed
 once the result is written). Every file is written beside its place and moved there, so none is ever half-written.
 """
@@ -22,7 +22,18 @@ from ..atomic import is_draft, write_atomically
 from ..data.files import reason
 from ..errors import DataError, LipscopeError, RunFolderError
 from ..quantities.checkpoint import State
-from ..results import Bracket, Comparison, Gate, Inspection, Report, Result
+from ..results import (
+    Bracket,
+    Comparison,
+    ConcentrationReport,
+    DiscriminantReport,
+    FisherReport,
+    Gate,
+    Inspection,
+    MeanFieldReport,
+    Report,
+    Result,
+)
 
 RESULT, REPORT, WITNESS, IDENTITY = "result.json", "report.html", "witness.safetensors", "run.json"
 MEAN_FIELD, CONCENTRATION = "mean-field.json", "concentration.json"
@@ -32,14 +43,18 @@ COMPARISON, CHECK = "comparison.json", "check.json"
 _STATE, _LOCK = "state", "lock"
 _MOST_BYTES = 2**30
 
-_REPORTS: dict[str, tuple[type[Report], str]] = {
+REPORTS: dict[str, tuple[type[Report], str]] = {
     RESULT: (Result, "effective"),
     BRACKET: (Bracket, "bounds"),
     CHECK: (Gate, "verdicts"),
     INSPECTION: (Inspection, "attained"),
     COMPARISON: (Comparison, "runs"),
+    FISHER: (FisherReport, "inputs"),
+    DISCRIMINANT: (DiscriminantReport, "discriminant"),
+    CONCENTRATION: (ConcentrationReport, "concentration"),
+    MEAN_FIELD: (MeanFieldReport, "mean_field"),
 }
-"""What a run is stored in: the file of the folder, the record, and a field that no other record has."""
+"""What a run is stored in: the file of the folder, the record, and a field that none of the records below has."""
 
 R = TypeVar("R", bound=Report)
 
@@ -240,9 +255,9 @@ def read_report(path: Path) -> Report:
     Raises:
         DataError: there is none, or it cannot be read.
     """
-    files = [path / name for name in _REPORTS if (path / name).is_file()]
+    files = [path / name for name in REPORTS if (path / name).is_file()]
     if path.is_dir() and not files:
-        raise DataError(f"{path} is not the folder of a finished run: it holds none of {', '.join(_REPORTS)}")
+        raise DataError(f"{path} is not the folder of a finished run: it holds none of {', '.join(REPORTS)}")
     file = files[0] if files else path
     content = read_bytes(file)
     try:
@@ -257,7 +272,7 @@ def _kind_of(content: bytes) -> type[Report]:
         fields = json.loads(content)
     except (ValueError, RecursionError):
         return Result
-    found = [kind for kind, field in _REPORTS.values() if isinstance(fields, dict) and field in fields]
+    found = [kind for kind, field in REPORTS.values() if isinstance(fields, dict) and field in fields]
     return found[0] if found else Result
 
 
