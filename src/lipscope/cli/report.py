@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 import typer
 
 from ..errors import DataError, RunFolderError
 from .app import app
 from .console import open_console, written
-
-if TYPE_CHECKING:
-    pass
 
 
 @app.command()
