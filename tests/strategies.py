@@ -447,8 +447,8 @@ def networks(most: int = 6) -> SearchStrategy[Network]:
 def _pool() -> list[Network]:
     found: list[Network] = []
 
-    @settings(max_examples=_POOL, phases=[Phase.generate], database=None)
-    @settings(suppress_health_check=list(HealthCheck))  # drawn within a test, when it first asks
+    # Drawn within a test, when one first asks, which a health check would mind.
+    @settings(max_examples=_POOL, phases=[Phase.generate], suppress_health_check=list(HealthCheck))
     @given(new_networks(most=_LONGEST))
     def draw(net: Network) -> None:
         found.append(net)

@@ -24,7 +24,16 @@ def verify(
 ) -> None:
     """Check every bound of a finished run again: repeat the proofs, evaluate the witnesses.
 
-    The exit code is 7 if a bound does not hold. Only the model that you name is run as code.
+    Runs of analyze, certify, inspect, check, fisher, discriminant and
+    concentration; those of mean-field and compare hold nothing to prove.
+    The exit code is 7 if a bound does not hold. Only the model that you
+    name is run as code.
+
+    [bold]Examples[/]
+
+      lipscope verify runs/demo alexnet-trunk
+
+      lipscope verify noise net.py:build --state weights.safetensors
     """
     from ..graph import from_torch
     from ..jobs.verification import stated_shape, verify_run

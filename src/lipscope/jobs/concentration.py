@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from ..errors import DataError
@@ -21,6 +22,7 @@ from ..results.concentration import Law
 from .folder import CONCENTRATION
 from .stages import (
     AnyEffort,
+    Kept,
     Stages,
     certify_in,
     check_device,
@@ -67,7 +69,7 @@ def noise_tails(
         in_ball: also certify the constant in a ball that the noise hardly leaves.
         draws: of the noise, behind the measured tails.
         batch_size: draws evaluated at once.
-        output: run folder for concentration.json and the certificate.
+        output: run folder for concentration.json, the certificate and the centre (`concentration.center`).
         name: the model's name in the result.
         seed: of the draws.
         device: where the network is evaluated.
@@ -91,14 +93,15 @@ def noise_tails(
         return identity(graph, None, (asked, effort, seconds, in_ball, draws, batch_size, seed, device))
 
     def run(stages: Stages) -> ConcentrationReport:
-        def tails() -> tuple[Concentration, None]:
+        def tails() -> tuple[Concentration, Kept]:
             bounds = _bounds(graph, noise, effort, seconds, in_ball, stages)
             best = min(bounds, key=lambda found: found.bound.value)
             found = concentration(
                 graph, noise.center, noise.sigma, law=noise.law, bound=best, draws=draws,
                 batch_size=batch_size, device=device, seed=seed, progress=stages.progress,
             )  # fmt: skip
-            return found, None
+            # The centre is kept, so that a bound in the ball about it can be checked again.
+            return found, {"center": noise.center.detach().to("cpu", torch.float64)}
 
         return ConcentrationReport(
             model=model_info(graph, name or type(module).__name__),

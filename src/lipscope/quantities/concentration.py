@@ -23,7 +23,6 @@ import math
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import torch
@@ -36,7 +35,7 @@ from ..jacobian import linearize
 from ..layers import LinearLayer
 from ..progress import Progress, silent
 from ..results import Ball, Concentration, Cost, Tail, TailLevel, TailPoint, UpperBound
-from ..results.concentration import Law
+from ..results.concentration import Law, Statistic
 from ..rounding import up, up_product, up_root, up_sum
 from .analytical import analytical
 from .ball import ball
@@ -90,26 +89,51 @@ def column_squares(graph: Graph, lipschitz: float) -> float:
 
 
 @dataclass(frozen=True)
+class TailBound:
+    """P(deviation > offset + t) ≤ sides·exp(−t²/2V) + outside, V = `variance`."""
+
+    sides: int
+    offset: float
+    variance: float
+    outside: float = 0.0
+
+    def probability(self, deviation: float) -> float:
+        """Of a larger deviation, at most 1, rounded up."""
+        # Rounded down: the distance from the offset must not come out too large.
+        excess = (deviation - self.offset) * (1 - 1e-12) if deviation > self.offset else 0.0
+        return min(1.0, up_sum(tail_bound(excess, self.variance, self.sides), self.outside))
+
+    def deviation(self, probability: float) -> float:
+        """The one that is exceeded with no more than a probability, rounded up."""
+        return exceeded(probability - self.outside, self.variance, self.offset, self.sides)
+
+
+@dataclass(frozen=True)
 class NoiseBound:
     """A certified constant L, in a ball that the noise leaves with a probability of at most `outside`."""
 
     bound: UpperBound
     outside: float = 0.0
 
+    @property
+    def radius(self) -> float | None:
+        """Of the ball; None: L holds everywhere."""
+        return self.bound.radius if isinstance(self.bound, Ball) else None
 
-def noise_ball(graph: Graph, center: Tensor, sigma: float, law: Law) -> NoiseBound:
+
+def noise_ball(graph: Graph, center: Tensor, sigma: float, law: Law, seconds: float = 10.0) -> NoiseBound:
     """The certified constant in a ball that the noise hardly leaves, and a bound of the probability that it does.
 
     Gaussian noise: ‖z‖ exceeds √n + s with probability ≤ exp(−s²/2), a Euclidean ball. The others have
-    bounded entries, a cube.
+    bounded entries, a cube. `seconds` as for `ball`.
     """
     if law != "gaussian":
         half = up(math.sqrt(3) * sigma, 4) if law == "uniform" else sigma
-        return NoiseBound(ball(graph, center, half, ball_norm="inf"))
+        return NoiseBound(ball(graph, center, half, ball_norm="inf", seconds=seconds))
     root = up_root(math.prod(graph.input_shape))
     reach = math.sqrt(-2 * math.log(_LEAVES))
     # Enlarged by more than the roundings of the radius.
-    found = ball(graph, center, sigma * (root + reach) * (1 + 1e-12))
+    found = ball(graph, center, sigma * (root + reach) * (1 + 1e-12), seconds=seconds)
     return NoiseBound(found, tail_bound(reach, 1.0, sides=1))
 
 
@@ -154,14 +178,14 @@ def concentration(
     bound = NoiseBound(analytical(graph)) if bound is None else bound
     lipschitz = bound.bound.value
     squares = column_squares(graph, lipschitz)
-    rank = min(math.prod(graph.nodes[cut].shape) for cut in graph.cuts())
+    rank = narrowest(graph)
     working = graph.to(dtype, device)
     at = center.to(device, dtype)
-    proved = _proxies(law, sigma, lipschitz, squares, rank)
+    proved = proxies(law, sigma, lipschitz, squares, rank)
     drawn = _Draws(working, at, sigma, law, batch_size, seed)
     local, frobenius = _at_center(working, at, drawn.generator, seed)
     # As if the network were linear; entries of all three laws are sub-Gaussian with the parameter σ².
-    likely = _Proxies((local * sigma) ** 2, frobenius * sigma)
+    likely = Proxies((local * sigma) ** 2, frobenius * sigma)
     first = max(2, draws // _FIRST)
     total = first + draws
     mean, variance = _moments(drawn.outputs(first), progress, total)
@@ -183,7 +207,7 @@ def concentration(
         sigma=sigma,
         lipschitz=lipschitz,
         rests_on=bound.bound.name,
-        ball_radius=bound.bound.radius if isinstance(bound.bound, Ball) else None,
+        ball_radius=bound.radius,
         outside=bound.outside,
         rank=rank,
         column_squares=squares,
@@ -198,23 +222,35 @@ def concentration(
     )
 
 
+def narrowest(graph: Graph) -> int:
+    """The fewest numbers that any layer passes on: no Jacobian has a larger rank."""
+    return min(math.prod(graph.nodes[cut].shape) for cut in graph.cuts())
+
+
 @dataclass(frozen=True)
-class _Proxies:
+class Proxies:
     """V of the tails, and a bound m of the mean of ‖Φ − E Φ‖."""
 
     variance: float
     mean: float
 
+    def tail(self, statistic: Statistic, outside: float = 0.0) -> TailBound:
+        """The tail of one output or of the norm, for a constant in a ball that is left with a probability."""
+        if statistic == "output":
+            return TailBound(2, 0.0, self.variance, outside)
+        return TailBound(1, self.mean, self.variance, outside)
 
-def _proxies(law: Law, sigma: float, lipschitz: float, squares: float, rank: int) -> _Proxies:
+
+def proxies(law: Law, sigma: float, lipschitz: float, squares: float, rank: int) -> Proxies:
+    """V and m of the module's table, rounded up."""
     noise = up_product(sigma, sigma)
     smooth = up_product(lipschitz, lipschitz, noise)
     if law == "uniform":
         smooth = up_product(smooth, up(6 / math.pi, 4))
     spread = up_product(squares, noise)
     if law == "signs":
-        return _Proxies(spread, up(math.sqrt(spread), 2))
-    return _Proxies(smooth, up(math.sqrt(min(spread, up_product(smooth, float(rank)))), 2))
+        return Proxies(spread, up(math.sqrt(spread), 2))
+    return Proxies(smooth, up(math.sqrt(min(spread, up_product(smooth, float(rank)))), 2))
 
 
 class _Draws:
@@ -266,29 +302,26 @@ def _moments(batches: Iterator[Tensor], progress: Progress, total: int) -> tuple
 
 
 def _tail(
-    statistic: Literal["output", "norm"],
+    statistic: Statistic,
     deviations: Tensor,
-    proved: _Proxies,
-    local: _Proxies,
+    proved: Proxies,
+    local: Proxies,
     outside: float,
     center_variance: float,
     index: int | None = None,
 ) -> Tail:
-    sides = 2 if statistic == "output" else 1
-    offset, local_offset = (0.0, 0.0) if statistic == "output" else (proved.mean, local.mean)
+    bound, likely = proved.tail(statistic, outside), local.tail(statistic)
     spread = float(deviations.square().mean().sqrt())
     ordered, count = deviations.sort(descending=True).values, len(deviations)
     points = []
-    for t in _deviations(spread, offset, proved.variance):
+    for t in _deviations(spread, bound.offset, bound.variance):
         above = int((deviations > t).sum())
         low, high = clopper_pearson(above, count)
-        # Rounded down: the distance from m must not come out too large.
-        excess = (t - offset) * (1 - 1e-12) if t > offset else 0.0
         points.append(
             TailPoint(
                 deviation=t,
-                bound=min(1.0, up_sum(tail_bound(excess, proved.variance, sides), outside)),
-                local=tail_bound(t - local_offset, local.variance, sides),
+                bound=bound.probability(t),
+                local=likely.probability(t),
                 measured=above / count,
                 low=low,
                 high=high,
@@ -297,8 +330,8 @@ def _tail(
     levels = [
         TailLevel(
             probability=level,
-            proved=exceeded(level - outside, proved.variance, offset, sides),
-            local=exceeded(level, local.variance, local_offset, sides),
+            proved=bound.deviation(level),
+            local=likely.deviation(level),
             measured=float(ordered[int(level * count)]) if level * count >= 1 else None,
         )
         for level in _LEVELS
@@ -306,7 +339,7 @@ def _tail(
     return Tail(
         statistic=statistic,
         index=index,
-        offset=offset,
+        offset=bound.offset,
         spread=spread,
         center_error=math.sqrt(center_variance),
         points=points,

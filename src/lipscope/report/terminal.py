@@ -114,7 +114,7 @@ def print_checks(checks: Sequence[Check], console: Console) -> None:
     for check in checks:
         verdict = "confirmed" if check.holds else f"NOT CONFIRMED {fmt.plain(check.reason)}".strip()
         table.add_row(
-            printer._text(check.name),
+            printer._text(fmt.plain(check.name)),
             printer._text(f"{SIGNS[check.kind]} {check.kind}", STYLES[check.kind]),
             printer._text(fmt.number(check.claimed, check.kind, digits=7)),
             printer._text(fmt.number(check.found, check.kind, digits=7)),

@@ -13,10 +13,14 @@ Law = Literal["gaussian", "uniform", "signs"]
 """Independent entries of the noise, mean 0 and variance σ²: Gaussian, uniform on an interval, or ±σ."""
 
 
+Statistic = Literal["output", "norm"]
+"""What deviates: one output from its mean, |f − E f|, or all outputs together, ‖Φ − E Φ‖."""
+
+
 class TailPoint(Record):
     """The probability of a deviation larger than `deviation`."""
 
-    deviation: float
+    deviation: float = Field(ge=0)
     bound: float = Field(description="proved; upper")
     local: float = Field(description="the same for the linear map J(x): no bound; estimate")
     measured: float = Field(description="fraction of draws; estimate")
@@ -27,7 +31,7 @@ class TailPoint(Record):
 class TailLevel(Record):
     """The deviation that is exceeded with no more than a probability."""
 
-    probability: float
+    probability: float = Field(gt=0, le=1)
     proved: float = Field(description="upper; ∞ where leaving the ball alone is more probable")
     local: float = Field(description="the same for the linear map J(x): no bound; estimate")
     measured: float | None = Field(description="estimate; None where there are too few draws")
@@ -36,7 +40,7 @@ class TailLevel(Record):
 class Tail(Record):
     """Tails of one deviation: of one output from its mean, or of all outputs together in norm."""
 
-    statistic: Literal["output", "norm"] = Field(description="|f − E f| of one output, or ‖Φ − E Φ‖")
+    statistic: Statistic = Field(description="|f − E f| of one output, or ‖Φ − E Φ‖")
     index: int | None = Field(
         None, description="number of that output, flattened: the one that varies most in the first draws"
     )
@@ -56,13 +60,15 @@ class Concentration(Record):
 
     kind: Kind = Field("upper", description="of `bound` in the points; what is measured is an estimate")
     law: Law
-    sigma: float = Field(description="standard deviation of an entry of the noise")
+    sigma: float = Field(gt=0, allow_inf_nan=False, description="standard deviation of an entry of the noise")
     lipschitz: float = Field(description="certified Lipschitz constant L that the tails rest on; upper")
     rests_on: str = Field(description="where L comes from: analytical, certified or ball")
     ball_radius: float | None = Field(None, description="of the ball L holds in; None: L holds everywhere")
     outside: float = Field(0.0, description="proved bound of the probability to leave the ball; upper")
     rank: int = Field(
-        description="the fewest numbers that any layer passes on: no Jacobian has a larger rank"
+        ge=0,
+        lt=2**53,
+        description="the fewest numbers that any layer passes on: no Jacobian has a larger rank",
     )
     column_squares: float = Field(
         description="bound of ΣL_i², L_i the constant in the i-th input alone; upper"

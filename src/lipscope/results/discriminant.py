@@ -92,7 +92,7 @@ class LayerSeparation(Record):
     def _normalised(self, between: float, constant: float) -> float:
         if between == 0 or math.isinf(constant):
             return 0.0
-        return _quotient(between / constant / constant, self.within_input)
+        return _quotient(_quotient(_quotient(between, constant), constant), self.within_input)
 
 
 def _quotient(above: float, below: float) -> float:

@@ -51,7 +51,9 @@ class InputFisher(Record):
 
     kind: Kind = "estimate"
     likelihood: Likelihood
-    variance: float | None = Field(description="σ² of the Gaussian output; None for softmax")
+    variance: float | None = Field(
+        gt=0, allow_inf_nan=False, description="σ² of the Gaussian output; None for softmax"
+    )
     mean: FisherSpectrum = Field(description="of E[I(x)] over all samples")
     samples: list[str] = Field(description="names of the samples at which I(x) itself was taken")
     eigenvalues: list[float] = Field(description="λ_max of I(x) at each of them")
