@@ -13,21 +13,44 @@ import numpy as np
 
 from lipscope.results import (
     Analytical,
+    ClassCount,
+    Concentration,
+    ConcentrationReport,
     Cost,
     DataInfo,
+    DepthScale,
+    Discriminant,
+    DiscriminantReport,
     Duplicate,
     Effective,
     Empirical,
+    FieldMeasurement,
+    FieldPrediction,
+    FisherReport,
+    FisherSpectrum,
+    InputFisher,
     LayerBound,
+    LayerField,
+    LayerSeparation,
     LayerSlope,
     Local,
+    MeanField,
+    MeanFieldReport,
+    Measured,
     MidRange,
     ModelInfo,
+    NoBound,
+    NotCovered,
+    ParameterFisher,
     Provenance,
+    Report,
     Result,
     SecondMoment,
     StretchBin,
     StretchCurve,
+    Tail,
+    TailLevel,
+    TailPoint,
     Witness,
 )
 
@@ -309,6 +332,257 @@ def hostile() -> Result:
         duplicates=2,
         command=f"lipscope analyze {SQL} {SCRIPT} <!-- ]]>",
     )
+
+
+def make_sheets(text: str = "name") -> dict[str, Report]:
+    """A report of each command whose page is one table; all that comes from outside is `text`."""
+    result = make_result(model=text, data=text, samples=3, command=text)
+    about = {"model": result.model, "data": result.data, "provenance": result.provenance}
+    return {
+        "fisher": FisherReport(inputs=_inputs(text), parameters=_parameters(), **about),
+        "discriminant": DiscriminantReport(discriminant=_separation(text), **about),
+        "mean-field": MeanFieldReport(mean_field=_field(text), **about),
+        "concentration": ConcentrationReport(
+            model=result.model, center=text, concentration=_tails(), provenance=result.provenance
+        ),
+    }
+
+
+def directions() -> dict[str, np.ndarray]:
+    """The tensors that are stored beside `make_sheets`."""
+    x = np.random.default_rng(0).normal(size=(6, 3, 12, 16))
+    keys = [*(f"inputs.mean.{k}" for k in range(4)), "inputs.steepest", "concentration.center"]
+    return dict(zip(keys, x, strict=True))
+
+
+def _spectrum(first: float, size: int) -> dict[str, Any]:
+    return {
+        "size": size,
+        "leading": [first, 0.6 * first, 0.31 * first, 0.02 * first],
+        "relative_error": 1e-4,
+        "standard_error": 0.2 * first,
+        "trace": 3.3 * first,
+        "trace_error": 0.01 * first,
+        "method": "block Lanczos",
+        "source": "DESIGN",
+        "cost": Cost(seconds=3.5),
+    }
+
+
+def _inputs(text: str) -> InputFisher:
+    return InputFisher(
+        likelihood="softmax",
+        variance=None,
+        mean=FisherSpectrum(directions=[f"inputs.mean.{k}" for k in range(4)], **_spectrum(2.055, 576)),
+        samples=[text] * 6,
+        eigenvalues=[0.0, 1e-9, 0.02, 1.4, 65.99, 3.1],
+        traces=[0.0, 2e-9, 0.03, 1.5, 66.49, 3.2],
+        stretches=[0.0, 9.4, 11.2, 14.0, 16.3, 15.2],
+        relative_error=1e-4,
+        probes=None,
+        steepest="inputs.steepest",
+        bound=13470.0,
+    )
+
+
+def _parameters() -> list[ParameterFisher]:
+    return [
+        ParameterFisher(
+            which=which,  # type: ignore[arg-type]
+            directions=[f"{stage}.{k}" for k in range(4)],
+            likelihood="softmax",
+            variance=None,
+            samples=6,
+            **_spectrum(first, 2_469_696),
+        )
+        for which, stage, first in (("true", "parameters", 39.92), ("empirical", "empirical", 9.784e5))
+    ]
+
+
+def _separation(text: str) -> Discriminant:
+    def layer(node: int, kappa: float, bound: float, between: float, quotient: float) -> LayerSeparation:
+        return LayerSeparation(
+            node=node,
+            place=f"{node} {text}",
+            layer=text,
+            shape=[8],
+            certified=bound,
+            attained=kappa,
+            between=between,
+            within=1.3,
+            within_input=1.0,
+            between_stretch=math.sqrt(between),
+            within_stretch=1.14,
+            total_stretch=1.2,
+            rank=40,
+            quotient=quotient,
+            held_out=None if node == 1 else 7.1,
+            shrinkage=0.2,
+            direction_between=0.4,
+            direction_within=0.1,
+            accuracy=0.96,
+        )
+
+    layers = [(1.0, 1.0, 0.8, 9.19), (2.3, 5.82, 3.1, math.inf), (9.4, 110.0, 40.0, 12.5)]
+    return Discriminant(
+        classes=[ClassCount(name=text, samples=3)] * 2,
+        layers=[layer(node, *numbers) for node, numbers in enumerate(layers * 4)],
+        limit=1.7,
+        chance=0.023,
+        cost=Cost(seconds=14.0),
+    )
+
+
+def _field(text: str) -> MeanField:
+    def layer(node: int, chi: float | None, slope: float | None) -> LayerField:
+        predicted = FieldPrediction(
+            mean=0.0, length=8.21, correlation=0.1, slope=0.5, square_slope=0.5, chi=chi, growth=3.0
+        )
+        measured = FieldMeasurement(
+            length=Measured(value=5.46, error=0.57),
+            correlation=Measured(value=0.138),
+            slope=None if slope is None else Measured(value=slope, error=0.01),
+            gaussian_slope=None if slope is None else 1.1 * slope,
+            chi=None if chi is None else Measured(value=0.8 * chi, error=0.5 * chi),
+        )
+        return LayerField(
+            node=node,
+            place=f"{node} {text}",
+            layer=text,
+            units=64,
+            weight_gain=None if slope is None else 4.92,
+            bias_variance=0.0,
+            approximated=node == 2,
+            predicted=None if node == 3 else predicted,
+            measured=measured,
+        )
+
+    return MeanField(
+        inputs="data",
+        input_mean=0.0,
+        input_length=1.0,
+        input_correlation=0.1,
+        layers=[layer(0, 2.46, 0.396), layer(1, 1.5, None), layer(2, None, -0.1), layer(3, 0.9, 0.2)],
+        depth=3,
+        log_growth=1.95,
+        phase="chaotic",
+        correlation_scale=DepthScale(predicted=2.56, measured=6.95),
+        length_scale=DepthScale(predicted=math.inf),
+        frobenius=8.442e4,
+        measured_frobenius=Measured(value=5.09e4, error=2.8e3),
+        spectral_edge=11.2,
+        measured_norm=Measured(value=14.0, error=0.3),
+        not_covered=[NotCovered(place=text, layer=text, reason=text)],
+        samples=64,
+        cost=Cost(seconds=112.0),
+    )
+
+
+def _tails() -> Concentration:
+    deviations = [0.1 * 1.2**k for k in range(30)]
+
+    def tail(statistic: str, scale: float) -> Tail:
+        return Tail(
+            statistic=statistic,  # type: ignore[arg-type]
+            index=9 if statistic == "output" else None,
+            offset=0.0,
+            spread=0.65 * scale,
+            center_error=0.01,
+            points=[
+                TailPoint(
+                    deviation=t * scale,
+                    bound=min(1.0, 2 * math.exp(-t * t / 20)),
+                    local=min(1.0, 2 * math.exp(-t * t)),
+                    measured=math.exp(-2 * t * t) if t < 2 else 0.0,
+                    low=math.exp(-3 * t * t) if t < 2 else 0.0,
+                    high=min(1.0, math.exp(-1.5 * t * t) + 5e-4),
+                )
+                for t in deviations
+            ],
+            levels=[
+                TailLevel(probability=p, proved=scale * r, local=scale * 0.3 * r, measured=m)
+                for p, r, m in ((0.5, 6.37, 0.433), (0.001, 14.9, 2.12), (1e-6, 20.6, None))
+            ],
+        )
+
+    return Concentration(
+        law="gaussian",
+        sigma=0.05,
+        lipschitz=76.43,
+        rests_on="ball",
+        ball_radius=1.2,
+        outside=1e-9,
+        rank=10,
+        column_squares=9e3,
+        variance_proxy=14.6,
+        local=19.31,
+        local_frobenius=24.0,
+        tails=[tail("output", 1.0), tail("norm", 2.0)],
+        draws=10_000,
+        confidence=0.99,
+        cost=Cost(seconds=20.0),
+    )
+
+
+def awkward_sheets() -> dict[str, Report]:
+    """Reports of the same commands with numbers that are missing, zero or infinite."""
+    fisher, discriminant, field, tails = make_sheets().values()
+    assert isinstance(fisher, FisherReport)
+    assert isinstance(discriminant, DiscriminantReport)
+    assert isinstance(field, MeanFieldReport)
+    assert isinstance(tails, ConcentrationReport)
+    assert fisher.inputs is not None
+    nothing = FisherSpectrum(**{**_spectrum(0.0, 4), "standard_error": None}, directions=[])
+    dead = {"mean": nothing, "eigenvalues": [0.0] * 6, "traces": [0.0] * 6, "stretches": [0.0] * 6}
+    wild = {
+        "likelihood": "gaussian",
+        "variance": 1e-300,
+        "bound": math.inf,
+        "stretches": [1e-200, 1.0, 1e150, 1e200, 2.0, 3.0],
+        "eigenvalues": [0.0, 1e300, math.inf, 1.0, 2.0, 3.0],
+    }
+    collapsed = [
+        layer.model_copy(update={"within": 0.0, "certified": math.inf, "accuracy": None, "held_out": None})
+        for layer in discriminant.discriminant.layers[:1]
+    ]
+    still = [
+        layer.model_copy(update={"between": 0.0, "attained": 0.0, "certified": 0.0, "between_stretch": 0.0})
+        for layer in collapsed
+    ]
+    bare = [
+        layer.model_copy(update={"predicted": None, "measured": FieldMeasurement(), "weight_gain": None})
+        for layer in field.mean_field.layers
+    ]
+    unknown = {"log_growth": None, "phase": None, "correlation_scale": DepthScale(predicted=None),
+               "frobenius": None, "measured_frobenius": None, "spectral_edge": None}  # fmt: skip
+    far = [
+        tail.model_copy(
+            update={
+                "points": [],
+                "spread": 0.0,
+                "levels": [
+                    level.model_copy(update={"proved": math.inf, "measured": None}) for level in tail.levels
+                ],
+            }
+        )
+        for tail in tails.concentration.tails
+    ]
+    missing = NoBound(layers=[], remedy="take a ball")
+
+    def changed(report: Report, name: str, **update: object) -> Report:
+        return report.model_copy(update={name: getattr(report, name).model_copy(update=update)})
+
+    return {
+        "parameters alone": fisher.model_copy(update={"inputs": None, "parameters": fisher.parameters[:1]}),
+        "dead network": changed(fisher, "inputs", **dead).model_copy(update={"parameters": []}),
+        "wild stretches": changed(fisher, "inputs", **wild),
+        "classes are points": changed(discriminant, "discriminant", layers=collapsed, chance=None),
+        "classes are one point": changed(discriminant, "discriminant", layers=still, limit=math.inf),
+        "no theory": changed(field, "mean_field", layers=bare, **unknown),
+        "no layers": changed(field, "mean_field", layers=[]),
+        "Gaussian inputs": field.model_copy(update={"data": None}),
+        "nothing proved": changed(tails, "concentration", tails=far, lipschitz=math.inf, no_bound=missing),
+    }
 
 
 AWKWARD: dict[str, Any] = {

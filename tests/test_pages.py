@@ -30,14 +30,28 @@ from lipscope.errors import DataError, LipscopeError
 from lipscope.figures import figures_of, save
 from lipscope.jobs.folder import read_report, read_tensors
 from lipscope.report import format as fmt
-from lipscope.report import has_page, print_comparison, render_html, write_html
+from lipscope.report import has_page, print_comparison, print_report, render_html, write_html
 from lipscope.report.charts import charts
 from lipscope.report.comparing import lines, notices, verdict
 from lipscope.report.pictures import FALL, RISE, Bars, input_drawing, signed_drawing
 from lipscope.report.rows import rows
+from lipscope.report.sheets import sheet_of
 from lipscope.report.witnesses import groups
 from lipscope.results import Bracket, Comparison, Inspection, Report, Result, SensitiveInput
-from made_results import AWKWARD, BREAKOUT, SCRIPT, SQL, Page, hostile, make_result, photograph, with_levels
+from made_results import (
+    AWKWARD,
+    BREAKOUT,
+    SCRIPT,
+    SQL,
+    Page,
+    awkward_sheets,
+    directions,
+    hostile,
+    make_result,
+    make_sheets,
+    photograph,
+    with_levels,
+)
 
 HOSTILE = [
     f"{SCRIPT}{BREAKOUT}{SQL}",
@@ -45,6 +59,9 @@ HOSTILE = [
     "x" * 5000,
 ]
 """What names may not do: leave their place, hide, turn the text round, be a template, break the layout."""
+
+SHEETS = ["fisher", "discriminant", "mean-field", "concentration"]
+"""Runs whose page is one table."""
 
 
 def decoded(uri: str) -> np.ndarray:
@@ -75,6 +92,11 @@ def folders(tmp_path_factory: pytest.TempPathFactory, module: nn.Module) -> dict
     lipscope.bracket(module, (1, 6, 6), over=ball, effort="none", output=place / "ball", name="net")
     lipscope.bracket(module, (1, 6, 6), norm="inf", effort="none", output=place / "inf", name="net")
     lipscope.inspect(module, (1, 6, 6), effort="fast", seconds=0, output=place / "inspect", name="net")
+    x, noise = gaussian(8, (1, 6, 6)), lipscope.Noise(torch.ones(1, 6, 6), 0.1)
+    lipscope.fisher(module, x, likelihood="softmax", labels=[0, 1] * 4, output=place / "fisher", name="net")
+    lipscope.separate(module, x, [0, 1] * 4, output=place / "discriminant", name="net")
+    lipscope.compare_mean_field(module, data=x, output=place / "mean-field", name="net")
+    lipscope.noise_tails(module, noise, draws=200, output=place / "concentration", name="net")
     return {path.name: path for path in place.iterdir()}
 
 
@@ -188,19 +210,20 @@ def test_the_sensitive_inputs_are_those_of_largest_lip(folders: dict[str, Path])
 # ---- pages of all kinds of runs ------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["one", "bracket", "ball", "inf", "inspect"])
+@pytest.mark.parametrize("name", ["one", "bracket", "ball", "inf", "inspect", *SHEETS])
 def test_every_run_has_its_page(folders: dict[str, Path], name: str) -> None:
     report = read_report(folders[name])
-    assert isinstance(report, Result | Bracket | Inspection)
     text = (folders[name] / "report.html").read_text("utf-8")
     assert text == render_html(report, tensors_of(folders[name]))
     page = Page(text)
-    assert fmt.figure(report.lower, "lower") in page.text
-    assert fmt.figure(report.upper, "upper") in page.text
+    if isinstance(report, Result | Bracket | Inspection):
+        assert fmt.figure(report.lower, "lower") in page.text
+        assert fmt.figure(report.upper, "upper") in page.text
     ids = {attributes["id"] for _, attributes in page.elements if "id" in attributes}
     assert {a["href"][1:] for a in page.all("a")} <= ids
     assert [chart["id"] for chart in page.figures] == [f"chart-{name}" for name in charts(report)]
     assert page.all("img") or page.all("svg")
+    assert len(page.all("img")) >= {"fisher": 5, "concentration": 1}.get(name, 0)
     assert "NaN" not in text.partition('id="charts">')[2].partition("</script>")[0]
 
 
@@ -217,6 +240,33 @@ def test_the_page_of_a_bracket_has_all_its_bounds(folders: dict[str, Path]) -> N
         assert max(row.value for row in table if row.kind == "lower") == bracket.lower
     assert "over the ball of radius 0.1" in page.text or "norm ℓ_∞" in page.text
     assert "What the ball settles" in (folders["ball"] / "report.html").read_text("utf-8")
+
+
+@pytest.mark.parametrize("case", [*SHEETS, *awkward_sheets()])
+def test_the_page_has_the_table_of_the_terminal(case: str) -> None:
+    report = (make_sheets() | awkward_sheets())[case]
+    sheet = sheet_of(report)
+    assert sheet is not None
+    stream = io.StringIO()
+    print_report(report, Console(file=stream, width=260, color_system=None))
+    printed = " ".join(stream.getvalue().split())
+    page = Page(render_html(report, directions()))
+    flat = page.text.replace(" ", "")
+    for place, name in enumerate(sheet.names):
+        cells = [column.cells[place].text + column.cells[place].error for column in sheet.columns]
+        assert " ".join(" ".join([name, *cells]).split()) in printed
+        written = "".join(map(fmt.typeset, [name, *cells]))
+        assert written.replace(" ", "") in flat
+    for line in (sheet.lead, *sheet.lines):
+        assert line in printed
+        assert fmt.typeset(line).replace("_", "").replace(" ", "") in flat
+    assert "nan" not in page.text.lower().split()
+    for chart in page.figures:
+        for axis in (chart["layout"]["xaxis"], chart["layout"]["yaxis"]):
+            low, high = axis["range"]
+            assert math.isfinite(low)
+            assert math.isfinite(high)
+            assert low != high
 
 
 def test_slopes_stand_beside_those_of_random_weights(folders: dict[str, Path]) -> None:
@@ -238,7 +288,7 @@ def test_slopes_stand_beside_those_of_random_weights(folders: dict[str, Path]) -
 
 
 def test_a_killed_page_is_built_again_by_report(folders: dict[str, Path], tmp_path: Path) -> None:
-    for name in ("one", "bracket", "inspect"):
+    for name in ("one", "bracket", "inspect", *SHEETS):
         before = (folders[name] / "report.html").read_bytes()
         (folders[name] / "report.html").unlink()
         done = CliRunner().invoke(cli.app, ["report", str(folders[name])])
@@ -260,7 +310,7 @@ def test_a_killed_page_is_built_again_by_report(folders: dict[str, Path], tmp_pa
 
 
 @cache
-def named(text: str) -> tuple[Result, Bracket, Inspection, Comparison]:
+def named(text: str) -> tuple[Report, ...]:
     """Reports of all kinds, in which all that comes from outside is `text`."""
     torch.manual_seed(0)
     result = with_levels(make_result(model=text, data=text, samples=5, names=[text] * 5, command=text))
@@ -277,13 +327,14 @@ def named(text: str) -> tuple[Result, Bracket, Inspection, Comparison]:
     layers = [layer.model_copy(update={"place": text}) for layer in inspection.slack.layers]
     slack = inspection.slack.model_copy(update={"point": text, "layers": layers})
     inspection = inspection.model_copy(update={"slack": slack})
-    return result, found, inspection, lipscope.compare(result, result, labels=[text, text])
+    compared = lipscope.compare(result, result, labels=[text, text])
+    return result, found, inspection, compared, *make_sheets(text).values()
 
 
 @pytest.mark.parametrize("text", HOSTILE, ids=range(len(HOSTILE)))
 def test_names_are_text_wherever_they_are(text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("lipscope.report.html._plotly", lambda: "")
-    tensors = photograph() | {f"sensitive.0.{end}": np.ones((1, 5, 5)) for end in ("x", "v")}
+    tensors = photograph() | directions() | {f"sensitive.0.{end}": np.ones((1, 5, 5)) for end in ("x", "v")}
     for report, harmless in zip(named(text), named("name(1)" if "(" in text else "name"), strict=True):
         content = render_html(report, tensors)
         page, ordinary = Page(content), Page(render_html(harmless, tensors))
@@ -434,9 +485,12 @@ def test_figures_as_files(folders: dict[str, Path], tmp_path: Path) -> None:
     names = {path.name for path in tmp_path.iterdir()}
     assert names == {f"{name}.pdf" for name in ("bracket", "local", "stretch", "layers", "slopes")}
     assert all(path.read_bytes().startswith(b"%PDF") for path in tmp_path.iterdir())
-    for name, figure in figures_of(lipscope.compare(folders["one"], folders["two"])).items():
-        save(figure, tmp_path / f"{name}.svg")
-    assert b"<svg" in (tmp_path / "comparison.svg").read_bytes()
+    compared = lipscope.compare(folders["one"], folders["two"])
+    for report in (compared, *(read_report(folders[name]) for name in SHEETS)):
+        for name, figure in figures_of(report).items():
+            save(figure, tmp_path / f"{name}.svg")
+    for name in ("comparison", *SHEETS):
+        assert b"<svg" in (tmp_path / f"{name}.svg").read_bytes()
 
 
 @pytest.mark.parametrize("case", sorted(AWKWARD.keys() - {"plain", "long", "equal estimates"}))
@@ -484,16 +538,24 @@ return found;
 """
 
 
+def page_of(name: str, folders: dict[str, Path], folder: Path) -> Path:
+    """A run's page in a file of its own; of those that are one table, that of a made-up run with more rows."""
+    path = folder / "report.html"
+    if name == "compare":
+        write_html(lipscope.compare(folders["one"], folders["two"]), path)
+    elif name in SHEETS:
+        write_html(make_sheets()[name], path, directions())
+    else:
+        write_html(read_report(folders[name]), path, tensors_of(folders[name]))
+    return path
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("name", ["one", "ball", "inspect", "compare"])
+@pytest.mark.parametrize("name", ["one", "ball", "inspect", "compare", *SHEETS])
 def test_pages_in_browser(
     browser: Any, folders: dict[str, Path], tmp_path: Path, name: str, scheme: str
 ) -> None:
-    path = tmp_path / "report.html"
-    if name == "compare":
-        write_html(lipscope.compare(folders["one"], folders["two"]), path)
-    else:
-        write_html(read_report(folders[name]), path, tensors_of(folders[name]))
+    path = page_of(name, folders, tmp_path)
     opened(browser, path, 360 if scheme == "dark" else 1200, scheme)
     assert browser.get_log("browser") == []
     assert [url for url in requests(browser) if url != path.as_uri() and not url.startswith("data:")] == []
@@ -556,8 +618,9 @@ def test_layers_that_lose_nothing_can_be_hidden(
     assert browser.execute_script(shown) == losing
 
 
-def test_every_control_has_a_name(browser: Any, folders: dict[str, Path]) -> None:
-    opened(browser, folders["one"] / "report.html")
+@pytest.mark.parametrize("name", ["one", *SHEETS])
+def test_every_control_has_a_name(browser: Any, folders: dict[str, Path], tmp_path: Path, name: str) -> None:
+    opened(browser, page_of(name, folders, tmp_path))
     tree = browser.execute_cdp_cmd("Accessibility.getFullAXTree", {})["nodes"]
     named_roles = {"button", "link", "searchbox", "checkbox", "image", "region", "table", "navigation"}
     nameless = [
@@ -568,7 +631,9 @@ def test_every_control_has_a_name(browser: Any, folders: dict[str, Path]) -> Non
         and not node.get("name", {}).get("value", "").strip()
     ]
     assert nameless == []
-    assert {node["role"]["value"] for node in tree if not node.get("ignored")} >= named_roles
+    # Every page has charts and tables; a search and a check box only those with many rows.
+    expected = named_roles if name == "one" else named_roles - {"searchbox", "checkbox"}
+    assert {node["role"]["value"] for node in tree if not node.get("ignored")} >= expected
 
 
 def test_json_of_a_page_survives_hostile_names() -> None:

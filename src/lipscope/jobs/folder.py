@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import IO, Any, TypeVar
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from ..atomic import is_draft, write_atomically
@@ -294,15 +295,20 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 
 
 def read_arrays(folder: Path) -> dict[str, np.ndarray]:
-    """The real tensors stored in a run folder, in float64; none if there is no such file.
+    """The real tensors stored in a run folder, as NumPy has them or in float64; none if there is no such file.
 
     Raises:
         DataError: they cannot be read.
     """
     if not (folder / WITNESS).exists():
         return {}
-    # In float64 whatever the file holds: NumPy does not know all of torch's types.
-    return {k: x.double().numpy() for k, x in read_tensors(folder / WITNESS).items() if not x.is_complex()}
+    # NumPy does not know all of torch's types; eigenvectors of many parameters are not copied for nothing.
+    known = (torch.float32, torch.float64)
+    return {
+        key: (x if x.dtype in known else x.double()).numpy()
+        for key, x in read_tensors(folder / WITNESS).items()
+        if not x.is_complex()
+    }
 
 
 def _lock_file(file: IO[bytes]) -> None:

@@ -171,7 +171,7 @@ def _sheet_context(sheet: Sheet, report: Any, tensors: Mapping[str, Array]) -> d
         "groups": groups(report, tensors),
         "data": getattr(report, "data", None),
         "meanings": {kind: text for kind, text in _SHEET_KINDS.items() if kind in kinds},
-        "pictured": "What the output tells most about",
+        "pictured": "What the output tells most about" if tails is None else "The input",
         "ball": tails is not None and tails.ball_radius is not None,
         "effective": False,
     }

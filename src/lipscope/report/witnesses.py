@@ -10,6 +10,7 @@ import numpy as np
 from ..results import (
     Attained,
     Bracket,
+    ConcentrationReport,
     Exact,
     FisherReport,
     InputFisher,
@@ -54,6 +55,13 @@ def _groups(report: Report, tensors: Mapping[str, Array]) -> Iterator[Group]:
     if isinstance(report, FisherReport):
         if report.inputs is not None:
             yield from _telling(report.inputs, tensors)
+        return
+    if isinstance(report, ConcentrationReport):
+        center = tensors.get("concentration.center")
+        # Zeros, the default, are no picture.
+        if center is not None and center.any():
+            panel = Panel("Input", fmt.plain(report.center), input_drawing(center), signed=False)
+            yield Group("Without noise", "What the noise is added to.", [panel])
         return
     if isinstance(report, Bracket):
         for bound in report.bounds:

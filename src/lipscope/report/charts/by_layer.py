@@ -56,14 +56,19 @@ def layers_chart(
         "margin": {"l": 8, "r": 16, "t": 8, "b": 44},
         "xaxis": axis,
         "yaxis": places(names, WIDE_NAME),
-        "shapes": [_vertical(value if scale is None else scale.place(value), key) for key, value in line],
     }
     told = "; ".join(f"{one.key.words}: {_told(names, one)}" for one in drawn)
     lines = "".join(f"; {key.words}: {fmt.figure(value, digits=3)}" for key, value in line)
     return Chart(
         f"chart-{name}",
         {
-            "data": [_trace(one, names, scale) for one in drawn],
+            "data": [
+                *(
+                    _vertical(key, value if scale is None else scale.place(value), len(names))
+                    for key, value in line
+                ),
+                *(_trace(one, names, scale) for one in drawn),
+            ],
             "layout": layout,
             "narrow": {"xaxis": narrow, "yaxis": places(names, NARROW_NAME)},
         },
@@ -169,16 +174,15 @@ def _bars(
     }
 
 
-def _vertical(position: float, key: Key) -> Figure:
+def _vertical(key: Key, position: float, count: int) -> Figure:
     return {
-        "type": "line",
-        "x0": position,
-        "x1": position,
-        "yref": "paper",
-        "y0": 0,
-        "y1": 1,
-        "layer": "between",
+        "type": "scatter",
+        "mode": "lines",
+        "name": key.words,
+        "x": [position, position],
+        "y": [-1, count],
         "line": {"color": f"var(--{key.colour})", "width": 1.25, "dash": key.symbol},
+        "hoverinfo": "skip",
     }
 
 

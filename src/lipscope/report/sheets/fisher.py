@@ -94,7 +94,7 @@ def _conclusions(found: InputFisher, write: Write) -> Iterator[str]:
         )
     if found.likelihood == "softmax":
         shares = sorted(
-            2 * value / lip**2
+            2 * value / lip / lip
             for value, lip in zip(found.eigenvalues, found.stretches, strict=True)
             if lip > 0
         )
