@@ -183,7 +183,9 @@ def test_the_command_writes_what_it_prints(tmp_path: Path, monkeypatch, capsys) 
     monkeypatch.chdir(tmp_path)
     common = ("net.py:build", "--input-shape", "4", "--sigma", "0.1", "--draws", "100", "--output")
     assert run(monkeypatch, *common, "global") == 0
-    printed = capsys.readouterr().out
+    printed, told = capsys.readouterr()
+    assert "wrote global/concentration.json and global/report.html" in told
+    assert (tmp_path / "global" / "report.html").exists()
     assert "Nothing is proved" in printed
     report = ConcentrationReport.from_json((tmp_path / "global" / "concentration.json").read_text("utf-8"))
     assert report.concentration.no_bound is not None

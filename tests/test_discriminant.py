@@ -317,6 +317,8 @@ def test_the_command_prints_and_writes(run, tmp_path: Path) -> None:
     assert [layer.node for layer in report.discriminant.layers] == [0, 1, 2, 3]
     assert abs(sum(c.samples for c in report.discriminant.classes) - 50) <= 2
     assert "<svg" in (tmp_path / "f.svg").read_text()
+    assert "wrote r/discriminant.json and r/report.html" in text
+    assert (tmp_path / "r" / "report.html").exists()
     code, text = run(60, *options)  # read back
     assert code == 0
     assert max(map(len, text.splitlines())) <= 60

@@ -432,6 +432,8 @@ def test_the_command_prints_and_writes_all_parts(run, tmp_path: Path) -> None:
     assert report.inputs is not None
     assert [part.which for part in report.parameters] == ["true", "empirical"]
     assert "<svg" in (tmp_path / "f.svg").read_text()
+    assert "wrote r/fisher.json and r/report.html" in text
+    assert (tmp_path / "r" / "report.html").exists()
     vectors = load_file(tmp_path / "r" / "witness.safetensors")
     for key in [*report.inputs.mean.directions, report.inputs.steepest]:
         assert vectors[key].norm() == pytest.approx(1)

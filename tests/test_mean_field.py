@@ -376,7 +376,9 @@ def test_the_command_writes_what_it_prints(tmp_path: Path, monkeypatch, capsys) 
         with pytest.raises(SystemExit) as ended:
             cli.main()
         assert ended.value.code == 0
-        printed = capsys.readouterr().out
+        printed, told = capsys.readouterr()
+        assert "wrote run/mean-field.json and run/report.html" in told
+        assert (tmp_path / "run" / "report.html").exists()
         assert "1 (Tanh)" in printed
         assert "σ_max(J)" in printed
         report = MeanFieldReport.from_json((tmp_path / "run" / "mean-field.json").read_text("utf-8"))

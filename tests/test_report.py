@@ -29,8 +29,10 @@ from made_results import (
     SLOPES,
     SQL,
     Page,
+    directions,
     hostile,
     make_result,
+    make_sheets,
     photograph,
     stretch_bin,
     with_levels,
@@ -463,8 +465,10 @@ def test_many_samples_stay_small() -> None:
     assert max(strip["x"]) == max(result.local.estimates)
 
 
-def test_page_is_accessible() -> None:
-    page = Page(render_html(with_levels(make_result(duplicates=1)), photograph()))
+@pytest.mark.parametrize("name", ["analyze", *make_sheets()])
+def test_page_is_accessible(name: str) -> None:
+    reports = {"analyze": with_levels(make_result(duplicates=1))} | make_sheets()
+    page = Page(render_html(reports[name], photograph() | directions()))
     ids = [attributes["id"] for _, attributes in page.elements if "id" in attributes]
     assert len(ids) == len(set(ids))
     for tag, attributes in page.elements:

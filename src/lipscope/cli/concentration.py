@@ -49,7 +49,7 @@ def concentration(
     output: Annotated[
         Path | None,
         typer.Option(
-            help="Run folder for concentration.json and the certificate. Default: a folder under runs/."
+            help="Run folder for concentration.json, its page and the certificate. Default: a folder under runs/."
         ),
     ] = None,
     state: State = None,

@@ -53,7 +53,7 @@ def discriminant(
     figure: FigureFile = None,
     output: Annotated[
         Path | None,
-        typer.Option(help="Run folder for discriminant.json. Default: a folder under runs/."),
+        typer.Option(help="Run folder for discriminant.json and its page. Default: a folder under runs/."),
     ] = None,
     state: State = None,
     input_shape: InputShape = None,

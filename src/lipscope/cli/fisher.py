@@ -61,7 +61,9 @@ def fisher(
     figure: FigureFile = None,
     output: Annotated[
         Path | None,
-        typer.Option(help="Run folder for fisher.json and the eigenvectors. Default: a folder under runs/."),
+        typer.Option(
+            help="Run folder for fisher.json, its page and the eigenvectors. Default: a folder under runs/."
+        ),
     ] = None,
     state: State = None,
     input_shape: InputShape = None,

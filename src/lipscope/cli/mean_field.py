@@ -33,7 +33,8 @@ def mean_field(
     json: Annotated[bool, typer.Option("--json", help="Print mean-field.json instead of the table.")] = False,
     figure: FigureFile = None,
     output: Annotated[
-        Path | None, typer.Option(help="Run folder for mean-field.json. Default: a folder under runs/.")
+        Path | None,
+        typer.Option(help="Run folder for mean-field.json and its page. Default: a folder under runs/."),
     ] = None,
     state: State = None,
     input_shape: InputShape = None,

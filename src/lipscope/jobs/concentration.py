@@ -69,7 +69,7 @@ def noise_tails(
         in_ball: also certify the constant in a ball that the noise hardly leaves.
         draws: of the noise, behind the measured tails.
         batch_size: draws evaluated at once.
-        output: run folder for concentration.json, the certificate and the centre (`concentration.center`).
+        output: run folder for concentration.json, its page, the certificate and the centre (`concentration.center`).
         name: the model's name in the result.
         seed: of the draws.
         device: where the network is evaluated.

@@ -59,7 +59,7 @@ def separate(
         preprocess: how images become inputs.
         samples: use at most about so many, each class in its proportion (at least two of each).
         batch_size: samples evaluated at once.
-        output: run folder for discriminant.json.
+        output: run folder for discriminant.json and its page.
         name: the model's name in the result.
         seed: of all random choices.
         device: where the network is evaluated.

@@ -77,7 +77,7 @@ def fisher(
         products: products with the parameters' matrix at most.
         probes: random vectors behind each trace that is not exact.
         batch_size: samples treated at once.
-        output: run folder for fisher.json and the eigenvectors.
+        output: run folder for fisher.json, its page and the eigenvectors.
         name: the model's name in the result.
         seed: of all random choices.
         device: where the products are computed.

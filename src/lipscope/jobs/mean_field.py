@@ -54,7 +54,7 @@ def compare_mean_field(
         samples: use at most so many inputs.
         probes: random directions per input behind ‖J‖_F².
         batch_size: inputs treated at once.
-        output: run folder for mean-field.json.
+        output: run folder for mean-field.json and its page.
         name: the model's name in the result.
         seed: of all random choices.
         device: where the network is evaluated.
