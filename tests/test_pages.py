@@ -539,12 +539,12 @@ return found;
 
 
 def page_of(name: str, folders: dict[str, Path], folder: Path) -> Path:
-    """A run's page in a file of its own; of those that are one table, that of a made-up run with more rows."""
+    """A run's page in a file of its own; of those that are one table, that of a made-up run of hostile names."""
     path = folder / "report.html"
     if name == "compare":
         write_html(lipscope.compare(folders["one"], folders["two"]), path)
     elif name in SHEETS:
-        write_html(make_sheets()[name], path, directions())
+        write_html(make_sheets(HOSTILE[0])[name], path, directions())
     else:
         write_html(read_report(folders[name]), path, tensors_of(folders[name]))
     return path
