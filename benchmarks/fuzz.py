@@ -724,10 +724,12 @@ def verdict(case: Case, place: Path, ended: int | None) -> str | None:
         return "code of the file ran"
     if ended is None:
         return f"no end after {_SECONDS} s"
-    if ended not in CODES:
-        return f"exit code {ended}: {said[-600:]}"
     if "Traceback" in said:
         return f"a traceback: {said[-600:]}"
+    if ended == 1 and case.args[0] == "check" and (place / "out" / "check.json").exists():
+        return None  # the network does not keep a limit
+    if ended not in CODES:
+        return f"exit code {ended}: {said[-600:]}"
     if _CONTROL.search(said + printed):
         return f"control characters reached the terminal: {said!r}"
     if ended == 0:
