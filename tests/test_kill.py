@@ -56,7 +56,7 @@ def test_kills_of_the_real_command(tmp_path: Path) -> None:
 
     subprocess.run([*command, "whole"], cwd=tmp_path, check=True, capture_output=True, timeout=300)
     rng = random.Random(0)
-    for _ in range(3):
+    for _ in range(2):
         # Each life gets on by a file or more, whatever the load of the machine, and dies some time after.
         known = written()
         process = subprocess.Popen(

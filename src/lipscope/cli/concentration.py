@@ -27,12 +27,16 @@ def concentration(
     at: Annotated[
         str, typer.Option(help="The input without noise: a sample of data as for `analyze`, or `zeros`.")
     ] = "zeros",
-    number: Annotated[int, typer.Option(help="Which sample of --at it is, counted from 0.", min=0)] = 0,
+    number: Annotated[
+        int, typer.Option(help="Which sample of --at it is, counted from 0.", min=0, max=2**62)
+    ] = 0,
     law: Annotated[
         Literal["gaussian", "uniform", "signs"],
         typer.Option(help="Law of the entries, mean 0: Gaussian, uniform, or plus or minus sigma."),
     ] = "gaussian",
-    draws: Annotated[int, typer.Option(help="Draws of the noise behind the measured tails.", min=1)] = 2000,
+    draws: Annotated[
+        int, typer.Option(help="Draws of the noise behind the measured tails.", min=1, max=10**9)
+    ] = 2000,
     in_ball: Annotated[
         bool,
         typer.Option("--ball", help="Also certify the constant in a ball that the noise hardly leaves."),
@@ -40,7 +44,7 @@ def concentration(
     effort: Effort = "none",
     seconds: Seconds = None,
     batch_size: Annotated[
-        int, typer.Option(help="Draws evaluated at once; memory grows with it.", min=1)
+        int, typer.Option(help="Draws evaluated at once; memory grows with it.", min=1, max=10**9)
     ] = 32,
     json: Annotated[
         bool, typer.Option("--json", help="Print concentration.json instead of the table.")

@@ -49,7 +49,7 @@ def discriminant(
             help="Also the accuracy of linear discriminant analysis by scikit-learn (the extra `discriminant`).",
         ),
     ] = False,
-    batch_size: Annotated[int, typer.Option(help="Samples evaluated at once.", min=1)] = 16,
+    batch_size: Annotated[int, typer.Option(help="Samples evaluated at once.", min=1, max=10**9)] = 16,
     figure: FigureFile = None,
     output: Annotated[
         Path | None,

@@ -50,12 +50,15 @@ def fisher(
     samples: Annotated[
         int, typer.Option(help="Use at most so many samples, chosen at random with --seed.", min=1)
     ] = 64,
-    directions: Annotated[int, typer.Option(help="Eigenvalues of each mean.", min=1)] = 4,
+    directions: Annotated[int, typer.Option(help="Eigenvalues of each mean.", min=1, max=10**4)] = 4,
     products: Annotated[
-        int, typer.Option(help="Products with the parameters' matrix at most; each takes all samples.", min=1)
+        int,
+        typer.Option(
+            help="Products with the parameters' matrix at most; each takes all samples.", min=1, max=10**6
+        ),
     ] = 100,
     probes: Annotated[
-        int, typer.Option(help="Random vectors behind each trace that is not exact.", min=2)
+        int, typer.Option(help="Random vectors behind each trace that is not exact.", min=2, max=10**6)
     ] = 16,
     batch_size: BatchSize = 16,
     figure: FigureFile = None,

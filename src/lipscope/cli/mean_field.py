@@ -24,10 +24,10 @@ def mean_field(
         typer.Option(help="q_0 of Gaussian inputs, the mean square of an entry.", min=1e-300, max=1e300),
     ] = 1.0,
     samples: Annotated[
-        int, typer.Option(help="Use at most so many inputs, chosen at random with --seed.", min=1)
+        int, typer.Option(help="Use at most so many inputs, chosen at random with --seed.", min=1, max=10**6)
     ] = 64,
     probes: Annotated[
-        int, typer.Option(help="Random directions per input behind the measured ‖J‖_F².", min=1)
+        int, typer.Option(help="Random directions per input behind the measured ‖J‖_F².", min=1, max=10**6)
     ] = 4,
     batch_size: BatchSize = 16,
     json: Annotated[bool, typer.Option("--json", help="Print mean-field.json instead of the table.")] = False,

@@ -78,7 +78,9 @@ FigureFile = Annotated[
         callback=drawable,
     ),
 ]
-BatchSize = Annotated[int, typer.Option(help="Samples treated at once; memory grows with it.", min=1)]
+BatchSize = Annotated[
+    int, typer.Option(help="Samples treated at once; memory grows with it.", min=1, max=10**9)
+]
 Device = Annotated[str, typer.Option(help="Where estimates are computed: cpu, cuda, cuda:1, mps.")]
 Seed = Annotated[int, typer.Option(help="Seed of all random choices.", min=0, max=2**63 - 1)]
 

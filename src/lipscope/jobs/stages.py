@@ -282,7 +282,7 @@ def check_device(device: str) -> None:
     try:
         # Read back: there are devices on which nothing is computed.
         torch.zeros(1, device=device).cpu()
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
+    except (RuntimeError, AssertionError, NotImplementedError, ImportError) as error:
         reason = str(error).splitlines()[0]
         raise ModelError(f"device {device!r} cannot be used: {reason}") from error
 
