@@ -1,7 +1,7 @@
 """What penalties and constraints cost in training: steps of each beside plain ones, in one process.
 
 Usage: python benchmarks/penalty.py [--networks mlp,convnet,resnet] [--variants effective,certified]
-           [--rounds 7] [--device cpu] [--json FILE]
+           [--batch N] [--rounds 7] [--device cpu] [--json FILE]
 
 A step is forward, loss, backward and SGD with momentum on random data; each variant has a copy of the network.
 Ratios are medians over rounds in which all variants take turns. On the CPU they are of processor time, which
@@ -130,9 +130,10 @@ class Training:
         self.optimiser.step()
 
 
-def measured(name: str, kinds: list[str], rounds: int, device: str) -> dict[str, float]:
+def measured(name: str, kinds: list[str], rounds: int, device: str, batch: int | None) -> dict[str, float]:
     """Time of a step with each variant (those whose names begin with one of `kinds`), in steps without."""
-    make, shape, batch = NETWORKS[name]
+    make, shape, usual = NETWORKS[name]
+    batch = batch or usual
     torch.manual_seed(0)
     network = make()
     runs = {
@@ -183,6 +184,7 @@ def main() -> None:
     )
     parser.add_argument("--networks", default=",".join(NETWORKS))
     parser.add_argument("--variants", default="effective,local,certified,constraint")
+    parser.add_argument("--batch", type=int, help="samples a step, instead of the network's own number")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--json", type=Path)
@@ -190,7 +192,7 @@ def main() -> None:
     torch.set_num_threads(1)
     kinds = arguments.variants.split(",")
     found = {
-        name: measured(name, kinds, arguments.rounds, arguments.device)
+        name: measured(name, kinds, arguments.rounds, arguments.device, arguments.batch)
         for name in arguments.networks.split(",")
     }
     if arguments.json is not None:
