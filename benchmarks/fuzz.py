@@ -37,6 +37,7 @@ import onnx
 import safetensors.torch
 import torch
 from PIL import Image
+from shared import forkable
 from torch import nn
 
 import lipscope
@@ -766,7 +767,7 @@ def main() -> None:
     parser.add_argument("--kind", choices=KINDS, action="append")
     parser.add_argument("--first", type=int, default=0, help="number of the first input")
     args = parser.parse_args()
-    torch.set_num_threads(1)
+    forkable()
     kinds = args.kind or list(KINDS)
     ends: dict[str, collections.Counter[int | None]] = collections.defaultdict(collections.Counter)
     failures, began = 0, time.perf_counter()

@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from shared import forkable
 from torch import nn
 
 import lipscope
@@ -137,7 +138,7 @@ def main(run: Run = small_run) -> None:
     parser.add_argument("--kills", type=int, default=100)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
-    torch.set_num_threads(1)
+    forkable()
     rng = random.Random(args.seed)
     with tempfile.TemporaryDirectory() as place:
         run(Path(place) / "warm")  # imports everything, so that lives are short

@@ -16,6 +16,12 @@ from torch import Tensor, nn
 import lipscope
 
 
+def forkable() -> None:
+    """Let forks of this process take gradients, whatever it traces before; see tests/conftest.py."""
+    torch.set_num_threads(1)
+    torch.ones(1, requires_grad=True).backward()
+
+
 def mlp(widths: Sequence[int], seed: int = 0) -> nn.Sequential:
     """A ReLU network with He-initialised weights and normal biases, float64."""
     torch.manual_seed(seed)

@@ -10,6 +10,9 @@ from hypothesis import HealthCheck, settings
 
 # The tensors are tiny: a second thread costs more than it gives, and pytest-xdist may use the other core.
 torch.set_num_threads(1)
+# Tracing with a torch built for CUDA makes it believe in a GPU. If its first gradient comes after that, it starts threads
+# for the device, and no fork of this process can take gradients any more (the commands of helpers.py are forks).
+torch.ones(1, requires_grad=True).backward()
 
 settings.register_profile(
     "lipscope",

@@ -214,7 +214,8 @@ def test_damaged_files_are_refused_in_one_sentence(archive: Path, tmp_path: Path
 
 def test_weights_larger_than_their_bytes_are_refused(archive: Path, tmp_path: Path) -> None:
     def change(name: str, content: bytes) -> bytes:
-        return content[:8] if "/data/weights/weight_" in name else content
+        # One file a weight, or one of all, by torch's version.
+        return content[:8] if "/data/weights/" in name and not name.endswith(".json") else content
 
     with pytest.raises(ModelError, match=r"net\.pt2"):
         imported(rewritten(archive, tmp_path / "net.pt2", change))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 import json
 import math
 import random
@@ -33,13 +33,11 @@ seeds = st.integers(0, 2**32).map(random.Random)
 
 @pytest.fixture(scope="module")
 def fuzz() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("fuzz", BENCHMARK)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["fuzz"] = module
-    spec.loader.exec_module(module)
-    return module
+    sys.path.insert(0, str(BENCHMARK.parent))
+    try:
+        return importlib.import_module("fuzz")
+    finally:
+        sys.path.pop(0)
 
 
 @pytest.fixture(scope="module")
