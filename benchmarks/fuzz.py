@@ -469,7 +469,7 @@ def records(rng: random.Random, place: Path) -> Case:
     else:
         path.write_bytes(altered_text(json.dumps(raw), rng))
     if rng.random() < 0.4:
-        return Case(["report", run], (path.name,))
+        return Case(["report", run], (path.name, run))
     return Case(["verify", run, "net.py:build"], (path.name, run))
 
 

@@ -448,6 +448,11 @@ def test_reports_show_themselves_in_notebooks(folders: dict[str, Path]) -> None:
         assert "<script" not in shown
         assert "<style" not in shown
         assert fmt.figure(report.upper, "upper") in Page(shown).text
+    for report in (*make_sheets().values(), *awkward_sheets().values()):
+        shown, sheet = Page(report._repr_html_() or ""), sheet_of(report, fmt.figure)
+        assert sheet is not None
+        assert all(name in shown.text for name in (*sheet.names, *sheet.lines))
+        assert len(shown.all("td")) == len(sheet.names) * len(sheet.columns)
 
     class Other(Report):
         pass
@@ -470,6 +475,14 @@ def test_frames_hold_the_numbers(folders: dict[str, Path], monkeypatch: pytest.M
     assert isinstance(inspection, Inspection)
     layers = inspection.to_frame()
     assert layers["share"].sum() == pytest.approx(1.0)
+    fisher, separation, field, tails = make_sheets().values()
+    assert fisher.to_frame()["lambda_max"].tolist() == fisher.inputs.eigenvalues
+    assert separation.to_frame()["certified"].tolist() == [
+        x.certified for x in separation.discriminant.layers
+    ]
+    predicted = field.to_frame()["predicted_slope"].dropna().tolist()
+    assert predicted == [x.predicted.slope for x in field.mean_field.layers if x.predicted is not None]
+    assert len(tails.to_frame()) == sum(len(tail.points) for tail in tails.concentration.tails)
     both = lipscope.compare(folders["one"], folders["two"]).to_frame()
     assert both.groupby("run").size().to_dict() == {"one": len(frame), "two": len(frame)}
     monkeypatch.setitem(__import__("sys").modules, "pandas", None)

@@ -174,10 +174,8 @@ def test_terminal_awkward(case: str, width: int) -> None:
 
 def test_terminal_obeys_no_name() -> None:
     text = printed(hostile(), 120)
-    own = text.replace(get_plotlyjs(), "")
-    assert len(own) < len(text)
-    assert "\x1b" not in own
-    assert "\u202e" not in own
+    assert "\x1b" not in text
+    assert "\u202e" not in text
     assert SCRIPT in text
     assert "[bold]{{ 7*7 }}" in text
 

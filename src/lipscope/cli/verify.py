@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from ..errors import CertificateError
+from ..errors import CertificateError, ModelError
 from .app import app
 from .console import open_console, progress_bars
 from .options import State, load, parse_shape
@@ -41,7 +41,10 @@ def verify(
 
     shape = parse_shape(input_shape) if input_shape else stated_shape(run)
     loaded, _ = load(model, state, None)
-    graph = from_torch(loaded.module, shape)
+    try:
+        graph = from_torch(loaded.module, shape)
+    except ModelError as error:
+        raise type(error)(f"{run}, about inputs of shape {shape}: {error}") from error
     with progress_bars() as progress:
         checks = verify_run(run, graph, progress)
     print_checks(checks, open_console(error=False))

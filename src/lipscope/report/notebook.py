@@ -9,6 +9,7 @@ from . import format as fmt
 from .comparing import lines, verdict
 from .html import template
 from .rows import SIGNS, rows
+from .sheets import Sheet, sheet_of
 from .slack import chosen, conclusion, rest, slack_rows
 
 _LAYERS = 10
@@ -22,6 +23,8 @@ def notebook_html(report: Report) -> str | None:
 
 
 def _context(report: Report) -> dict[str, Any] | None:
+    if (sheet := sheet_of(report, fmt.figure)) is not None:
+        return _sheet_context(sheet)
     match report:
         case Comparison():
             return {
@@ -83,6 +86,24 @@ def _context(report: Report) -> dict[str, Any] | None:
                 "note": rest(left),
             }
     return None
+
+
+def _sheet_context(sheet: Sheet) -> dict[str, Any]:
+    return {
+        "title": sheet.model,
+        "subtitle": sheet.subject,
+        "answer": " ".join(line for line in (sheet.lead, *sheet.lines) if line),
+        "columns": [sheet.title, *(column.title.replace("\n", " ") for column in sheet.columns)],
+        "table": [
+            [
+                name,
+                *(fmt.typeset(column.cells[row].text + column.cells[row].error) for column in sheet.columns),
+            ]
+            for row, name in enumerate(sheet.names)
+        ],
+        "texts": 1,
+        "note": "",
+    }
 
 
 def _answer(lower: float, upper: float, where: str) -> str:

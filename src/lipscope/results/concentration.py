@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
+from .frames import frame
 from .record import Cost, Kind, NoBound, Record
 from .report import ModelInfo, Provenance, Report
+
+if TYPE_CHECKING:
+    import pandas
 
 Law = Literal["gaussian", "uniform", "signs"]
 """Independent entries of the noise, mean 0 and variance σ²: Gaussian, uniform on an interval, or ±σ."""
@@ -90,3 +94,11 @@ class ConcentrationReport(Report):
     center: str = Field(description="where the centre x came from")
     concentration: Concentration
     provenance: Provenance
+
+    def to_frame(self) -> pandas.DataFrame:
+        """One row a point of a tail, as a pandas table (the extra `frames`)."""
+        return frame(
+            {"statistic": tail.statistic, "index": tail.index, **point.model_dump()}
+            for tail in self.concentration.tails
+            for point in tail.points
+        )

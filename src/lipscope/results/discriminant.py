@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING
 
 from pydantic import Field, computed_field
 
+from .frames import frame
 from .record import Cost, Kind, Record
 from .report import DataInfo, ModelInfo, Provenance, Report
+
+if TYPE_CHECKING:
+    import pandas
 
 
 class ClassCount(Record):
@@ -123,3 +128,7 @@ class DiscriminantReport(Report):
     data: DataInfo
     discriminant: Discriminant
     provenance: Provenance
+
+    def to_frame(self) -> pandas.DataFrame:
+        """One row a layer, as a pandas table (the extra `frames`)."""
+        return frame(layer.model_dump(exclude={"kind"}) for layer in self.discriminant.layers)

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
+from ..errors import LipscopeError
+from .frames import frame
 from .record import Cost, Kind, Record
 from .report import DataInfo, ModelInfo, Provenance, Report
+
+if TYPE_CHECKING:
+    import pandas
 
 Likelihood = Literal["gaussian", "softmax"]
 """What the network's output is the parameter of: the mean of a Gaussian, or the logits of a class."""
@@ -97,3 +102,15 @@ class FisherReport(Report):
         description="the true one, then the empirical one if labels were given; empty if it was not asked for"
     )
     provenance: Provenance
+
+    def to_frame(self) -> pandas.DataFrame:
+        """One row a sample, as a pandas table (the extra `frames`): λ_max and trace of I(x), and Lip(x).
+
+        Raises:
+            LipscopeError: only parameters were asked for, which have no rows of samples.
+        """
+        found = self.inputs
+        if found is None:
+            raise LipscopeError("the information of the parameters is about all samples together: no rows")
+        rows = zip(found.samples, found.eigenvalues, found.traces, found.stretches, strict=True)
+        return frame({"sample": s, "lambda_max": e, "trace": t, "lip": lip} for s, e, t, lip in rows)

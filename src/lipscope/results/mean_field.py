@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
+from .frames import frame
 from .record import Cost, Kind, Record
 from .report import DataInfo, ModelInfo, Provenance, Report
+
+if TYPE_CHECKING:
+    import pandas
 
 
 class Measured(Record):
@@ -126,3 +130,19 @@ class MeanFieldReport(Report):
     data: DataInfo | None = Field(None, description="None if inputs were Gaussian")
     mean_field: MeanField
     provenance: Provenance
+
+    def to_frame(self) -> pandas.DataFrame:
+        """One row a layer, as a pandas table (the extra `frames`), with `predicted_slope`, `measured_slope` and so on."""
+        return frame(map(_flat, self.mean_field.layers))
+
+
+def _flat(layer: LayerField) -> dict[str, Any]:
+    row = layer.model_dump(exclude={"predicted", "measured"})
+    for name in FieldPrediction.model_fields:
+        row[f"predicted_{name}"] = getattr(layer.predicted, name, None)
+    for name in FieldMeasurement.model_fields:
+        found = getattr(layer.measured, name)
+        row[f"measured_{name}"] = found.value if isinstance(found, Measured) else found
+        if isinstance(found, Measured):
+            row[f"measured_{name}_error"] = found.error
+    return row
