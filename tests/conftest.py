@@ -24,6 +24,12 @@ settings.register_profile(
 settings.load_profile("lipscope")
 
 
+@pytest.fixture(autouse=True)
+def same_weights() -> None:
+    """Modules that a test makes without a seed have the same weights in every run, in any order of the tests."""
+    torch.manual_seed(0)
+
+
 @pytest.fixture
 def every_save(monkeypatch: pytest.MonkeyPatch) -> None:
     """Checkpoints are saved whenever they are offered, not only every few seconds."""

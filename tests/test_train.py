@@ -150,8 +150,12 @@ def test_a_copied_live_graph_follows_the_copied_module() -> None:
     assert not torch.allclose(live.module(x), module(x))
 
 
-def test_a_parameter_that_is_read_as_a_number_is_refused() -> None:
-    module = nn.Sequential(nn.Linear(3, 3), nn.PReLU(), nn.Linear(3, 2))
+@pytest.mark.parametrize("bias", [0.0, 50.0])
+def test_a_parameter_that_is_read_as_a_number_is_refused(bias: float) -> None:
+    """Also where the points at which networks are compared do not reach what it decides."""
+    module = randomised(nn.Sequential(nn.Linear(3, 3), nn.PReLU(), nn.Linear(3, 2)), 1)
+    with torch.no_grad():
+        module[0].bias.fill_(bias)
     with pytest.raises(ModelError, match=r"1 \(PReLU\).*one entry a channel"):
         LiveGraph(module, (3,))
 
