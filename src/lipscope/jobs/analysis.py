@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -18,7 +16,6 @@ from ..graph import Graph
 from ..progress import Progress, silent
 from ..quantities import (
     Pair,
-    analytical,
     ascent,
     effective,
     empirical,
@@ -54,6 +51,8 @@ from .stages import (
     ASCENT_STEPS,
     AnyEffort,
     Stages,
+    Start,
+    analytical_in,
     certify_in,
     check_device,
     completed,
@@ -158,8 +157,7 @@ def analyze(
         CertificateError: a bound cannot be proved.
     """
     options = options or Options()
-    clock = time.perf_counter()
-    started = datetime.now(UTC).isoformat(timespec="seconds")
+    start = Start.now()
     check_device(options.device)
     graph, samples = network_and_samples(module, input_shape, data, preprocess)
 
@@ -168,7 +166,7 @@ def analyze(
 
     def run(stages: Stages) -> Result:
         job = _Job(graph, samples, options, engine, stages)
-        return job.result(name or type(module).__name__, started, clock)
+        return job.result(name or type(module).__name__, start)
 
     return completed(output, key, Result, RESULT, run, progress)
 
@@ -206,10 +204,10 @@ class _Job:
     def _readings(self) -> tuple[PointsOrPairs, ...]:
         return ("active", "secant") if len(self.samples) > 1 else ("active",)
 
-    def result(self, label: str, started: str, clock: float) -> Result:
+    def result(self, label: str, start: Start) -> Result:
         """All quantities, computed or read back."""
         once, filed = self.stages.once, self.stages.filed
-        upper = once("analytical", Analytical, lambda: (analytical(self.graph, self.stages.progress), None))
+        upper = analytical_in(self.stages, self.graph)
         certified = self._certified()
         averaged = once("effective", _SlopeStage, self._effective)
         moments: list[SecondMoment] = once("second_moment", list[SecondMoment], self._second_moments)
@@ -238,18 +236,14 @@ class _Job:
             slack=lost,
             sensitive=[filed(one) for one in shown],
             mean_field=random,
-            provenance=provenance(started, clock, self.options.seed, self.options.device, self.options.dtype),
+            provenance=provenance(start, self.options.seed, self.options.device, self.options.dtype),
         )
 
     def _certified(self) -> Certified | None:
         effort = self.options.effort
         if effort == "none":
             return None
-        return self.stages.once(
-            "certified",
-            Certified,
-            lambda: (certify_in(self.stages, self.graph, effort, self.options.seconds), None),
-        )
+        return certify_in(self.stages, self.graph, effort, self.options.seconds)
 
     def _effective(self) -> tuple[_SlopeStage, None]:
         wide = self._numerics | {"batch_size": 2 * self.options.batch_size}

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -16,7 +14,8 @@ from torch import Tensor, nn
 from ..errors import DataError, LipscopeError
 from ..graph import Graph
 from ..progress import Progress, silent
-from ..quantities import analytical, ascent, ball, exact, operator_product
+from ..quantities import ascent, ball, exact, operator_product
+from ..quantities.ball import center_digest
 from ..results import (
     Analytical,
     Attained,
@@ -33,9 +32,10 @@ from .stages import (
     ASCENT_STEPS,
     AnyEffort,
     Stages,
+    Start,
+    analytical_in,
     certify_in,
     completed,
-    digest,
     identity,
     model_info,
     network,
@@ -96,7 +96,7 @@ def bracket(
     """
     if norm not in get_args(Norm):
         raise ValueError(f'the norm is "2", "1" or "inf", not {norm!r}')
-    clock, started = time.perf_counter(), datetime.now(UTC).isoformat(timespec="seconds")
+    start = Start.now()
     graph = network(module, input_shape)
     if over is not None and tuple(over.center.shape) != graph.input_shape:
         raise DataError(
@@ -114,7 +114,7 @@ def bracket(
             norm=norm,
             ball=None if over is None else BallInfo(center=over.name, radius=over.radius, norm=over.norm),
             bounds=[stages.filed(bound) for bound in _bounds(request, stages)],
-            provenance=provenance(started, clock, seed),
+            provenance=provenance(start, seed),
         )
 
     return completed(output, request.identity, Bracket, BRACKET, run, progress)
@@ -132,7 +132,7 @@ class _Request:
 
     def identity(self) -> dict[str, Any]:
         """What decides the result."""
-        ball = self.over and asdict(self.over) | {"center": digest(self.over.center)}
+        ball = self.over and asdict(self.over) | {"center": center_digest(self.over.center)}
         asked = (self.norm, ball, self.effort, self.seconds, self.search, self.seed)
         return identity(self.graph, None, asked)
 
@@ -156,13 +156,9 @@ Bound = Analytical | Certified | OperatorProduct | Ball | Attained | Exact
 def _bounds(request: _Request, stages: Stages) -> Iterator[Bound]:
     graph, norm, effort = request.graph, request.norm, request.effort
     if norm == "2":
-        yield stages.once("analytical", Analytical, lambda: (analytical(graph, stages.progress), None))
+        yield analytical_in(stages, graph)
         if effort != "none":
-            yield stages.once(
-                "certified",
-                Certified,
-                lambda: (certify_in(stages, graph, effort, request.seconds), None),
-            )
+            yield certify_in(stages, graph, effort, request.seconds)
     else:
         yield stages.once("product", OperatorProduct, lambda: (operator_product(graph, norm), None))
     if request.over is not None:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -15,19 +13,21 @@ from torch import Tensor, nn
 from ..errors import DataError
 from ..graph import Graph
 from ..progress import Progress, silent
-from ..quantities import analytical, concentration
+from ..quantities import concentration
+from ..quantities.ball import center_digest
 from ..quantities.concentration import NoiseBound, noise_ball
-from ..results import Analytical, Certified, Concentration, ConcentrationReport
+from ..results import Concentration, ConcentrationReport
 from ..results.concentration import Law
 from .folder import CONCENTRATION
 from .stages import (
     AnyEffort,
     Kept,
     Stages,
+    Start,
+    analytical_in,
     certify_in,
     check_device,
     completed,
-    digest,
     identity,
     model_info,
     network,
@@ -82,14 +82,14 @@ def noise_tails(
         CertificateError: a bound cannot be proved.
         ValueError: a number is not positive.
     """
-    clock, started = time.perf_counter(), datetime.now(UTC).isoformat(timespec="seconds")
+    start = Start.now()
     check_device(device)
     graph = network(module, tuple(noise.center.shape))
     if tuple(noise.center.shape) != graph.input_shape:
         raise DataError(f"the centre has shape {tuple(noise.center.shape)}, the input {graph.input_shape}")
 
     def key() -> dict[str, Any]:
-        asked = asdict(noise) | {"center": digest(noise.center)}
+        asked = asdict(noise) | {"center": center_digest(noise.center)}
         return identity(graph, None, (asked, effort, seconds, in_ball, draws, batch_size, seed, device))
 
     def run(stages: Stages) -> ConcentrationReport:
@@ -107,7 +107,7 @@ def noise_tails(
             model=model_info(graph, name or type(module).__name__),
             center=noise.name,
             concentration=stages.once("concentration", Concentration, tails),
-            provenance=provenance(started, clock, seed, device),
+            provenance=provenance(start, seed, device),
         )
 
     return completed(output, key, ConcentrationReport, CONCENTRATION, run, progress)
@@ -117,12 +117,8 @@ def _bounds(
     graph: Graph, noise: Noise, effort: AnyEffort, seconds: float | None, in_ball: bool, stages: Stages
 ) -> Iterator[NoiseBound]:
     """The certified constants that were asked for."""
-    yield NoiseBound(
-        stages.once("analytical", Analytical, lambda: (analytical(graph, stages.progress), None))
-    )
+    yield NoiseBound(analytical_in(stages, graph))
     if effort != "none":
-        yield NoiseBound(
-            stages.once("certified", Certified, lambda: (certify_in(stages, graph, effort, seconds), None))
-        )
+        yield NoiseBound(certify_in(stages, graph, effort, seconds))
     if in_ball:
         yield noise_ball(graph, noise.center, noise.sigma, noise.law)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +17,7 @@ from ..results import Discriminant, DiscriminantReport
 from .folder import DISCRIMINANT
 from .stages import (
     Stages,
+    Start,
     check_device,
     completed,
     data_info,
@@ -73,7 +72,7 @@ def separate(
         LipscopeError: `accuracy` without scikit-learn.
         ValueError: `samples` or `batch_size` is not positive.
     """
-    clock, started = time.perf_counter(), datetime.now(UTC).isoformat(timespec="seconds")
+    start = Start.now()
     if min(samples, batch_size) < 1:
         raise ValueError("samples and batch_size must be positive")
     check_device(device)
@@ -85,7 +84,7 @@ def separate(
     job = _Job(graph, given, classes, accuracy, batch_size, seed, device)
 
     def run(stages: Stages) -> DiscriminantReport:
-        return job.report(stages, name or type(module).__name__, started, clock)
+        return job.report(stages, name or type(module).__name__, start)
 
     return completed(output, job.identity, DiscriminantReport, DISCRIMINANT, run, progress)
 
@@ -112,14 +111,14 @@ class _Job:
         )
         return identity(self.graph, self.samples, asked)
 
-    def report(self, stages: Stages, label: str, started: str, clock: float) -> DiscriminantReport:
+    def report(self, stages: Stages, label: str, start: Start) -> DiscriminantReport:
         """All parts."""
         found = stages.once("discriminant", Discriminant, lambda: (self._found(stages.progress), None))
         return DiscriminantReport(
             model=model_info(self.graph, label),
             data=data_info(self.samples),
             discriminant=found,
-            provenance=provenance(started, clock, self.seed, self.device),
+            provenance=provenance(start, self.seed, self.device),
         )
 
     def _found(self, progress: Progress) -> Discriminant:

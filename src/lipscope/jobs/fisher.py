@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import math
-import time
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -22,6 +20,7 @@ from ..results.fisher import Likelihood
 from .folder import FISHER, WITNESS
 from .stages import (
     Stages,
+    Start,
     check_device,
     completed,
     data_info,
@@ -90,7 +89,7 @@ def fisher(
         CertificateError: a layer's norm cannot be proved.
         ValueError: a number that must be positive is not.
     """
-    clock, started = time.perf_counter(), datetime.now(UTC).isoformat(timespec="seconds")
+    start = Start.now()
     if min(samples, directions, products, batch_size) < 1 or probes < 2:
         raise ValueError(
             "samples, directions, products and batch_size must be positive, and probes at least 2"
@@ -129,7 +128,7 @@ def fisher(
     )
 
     def run(stages: Stages) -> FisherReport:
-        return job.report(stages, name or type(module).__name__, started, clock)
+        return job.report(stages, name or type(module).__name__, start)
 
     return completed(output, job.identity, FisherReport, FISHER, run, progress)
 
@@ -157,7 +156,7 @@ class _Job:
                  self.seed, self.device, labels)  # fmt: skip
         return identity(self.graph, self.samples, asked)
 
-    def report(self, stages: Stages, label: str, started: str, clock: float) -> FisherReport:
+    def report(self, stages: Stages, label: str, start: Start) -> FisherReport:
         """All parts, computed or read back."""
         inputs, parameters = None, []
         if self.space != "parameters":
@@ -172,7 +171,7 @@ class _Job:
             data=data_info(self.samples),
             inputs=inputs,
             parameters=parameters,
-            provenance=provenance(started, clock, self.seed, self.device),
+            provenance=provenance(start, self.seed, self.device),
         )
 
     def _inputs(self, progress: Progress) -> tuple[InputFisher, dict[str, Tensor]]:

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -17,7 +15,7 @@ from ..data import ImagePreprocessing, Samples
 from ..errors import DataError, LipscopeError
 from ..graph import Graph
 from ..progress import Progress, silent
-from ..quantities import analytical, ascent, effective, empirical, local, mean_slopes
+from ..quantities import ascent, effective, empirical, local, mean_slopes
 from ..results import (
     Analytical,
     Attained,
@@ -39,6 +37,8 @@ from .stages import (
     AnyEffort,
     Kept,
     Stages,
+    Start,
+    analytical_in,
     certify_in,
     check_device,
     completed,
@@ -120,7 +120,7 @@ def check(
         RunFolderError: the folder cannot be used.
         CertificateError: a layer's norm cannot be proved.
     """
-    clock, started = time.perf_counter(), datetime.now(UTC).isoformat(timespec="seconds")
+    start = Start.now()
     check_device(device)
     graph, samples = network_and_data(module, input_shape, data, preprocess)
     given = {"upper": max_upper, "local": max_local, "empirical": max_empirical, "effective": max_effective}
@@ -138,7 +138,7 @@ def check(
             data=samples and data_info(samples),
             verdicts=verdicts,
             measured=[stages.filed(quantity) for quantity in job.measured],
-            provenance=provenance(started, clock, seed, device),
+            provenance=provenance(start, seed, device),
         )
 
     return completed(output, key, Gate, CHECK, run, progress)
@@ -272,7 +272,9 @@ class _Job:
         )
 
     def _once(self, name: str, kind: type[Q], compute: Callable[[], tuple[Q, Kept]]) -> Q:
-        found = self.stages.once(name, kind, compute)
+        return self._noted(self.stages.once(name, kind, compute))
+
+    def _noted(self, found: Q) -> Q:
         self.measured.append(found)  # type: ignore[arg-type]
         return found
 
@@ -293,9 +295,7 @@ class _Job:
 
     @cached_property
     def _analytical(self) -> Analytical:
-        return self._once(
-            "analytical", Analytical, lambda: (analytical(self.graph, self.stages.progress), None)
-        )
+        return self._noted(analytical_in(self.stages, self.graph))
 
     @cached_property
     def _certified(self) -> Certified | None:
@@ -305,11 +305,7 @@ class _Job:
             return None
         uppers = [limit.value for limit in self.limits if limit.quantity == "upper"]
         enough = min(value for value in uppers if value >= self._lower.value)
-        return self._once(
-            "certified",
-            Certified,
-            lambda: (certify_in(self.stages, self.graph, effort, seconds, enough), None),
-        )
+        return self._noted(certify_in(self.stages, self.graph, effort, seconds, enough))
 
     @cached_property
     def _lower(self) -> Attained:

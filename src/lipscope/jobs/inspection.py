@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +12,15 @@ from torch import Tensor, nn
 from ..data import ImagePreprocessing, Samples, load_samples
 from ..graph import Graph
 from ..progress import Progress, silent
-from ..quantities import Pair, analytical, ascent, local, mean_slopes, slack
-from ..results import Analytical, Attained, Certified, Inspection, LayerSlope, Local, Slack
+from ..quantities import Pair, ascent, local, mean_slopes, slack
+from ..results import Analytical, Attained, Inspection, LayerSlope, Local, Slack
 from .folder import INSPECTION
 from .stages import (
     ASCENT_STEPS,
     AnyEffort,
     Stages,
+    Start,
+    analytical_in,
     certify_in,
     check_device,
     completed,
@@ -79,7 +79,7 @@ def inspect(
         CertificateError: a bound cannot be proved.
         ValueError: `samples` is not positive.
     """
-    clock, started = time.perf_counter(), datetime.now(UTC).isoformat(timespec="seconds")
+    start = Start.now()
     if samples < 1:
         raise ValueError("samples must be positive")
     check_device(device)
@@ -89,7 +89,7 @@ def inspect(
     job = _Job(graph, given, effort, seconds, seed, device)
 
     def run(stages: Stages) -> Inspection:
-        return job.inspection(stages, name or type(module).__name__, started, clock)
+        return job.inspection(stages, name or type(module).__name__, start)
 
     return completed(output, job.identity, Inspection, INSPECTION, run, progress)
 
@@ -108,17 +108,11 @@ class _Job:
         asked = ("inspect", self.effort, self.seconds, self.seed, self.device)
         return identity(self.graph, self.samples, asked)
 
-    def inspection(self, stages: Stages, label: str, started: str, clock: float) -> Inspection:
+    def inspection(self, stages: Stages, label: str, start: Start) -> Inspection:
         """All parts, computed or read back."""
         effort = self.effort
-        bounds = stages.once(
-            "analytical", Analytical, lambda: (analytical(self.graph, stages.progress), None)
-        )
-        certified = None
-        if effort != "none":
-            certified = stages.once(
-                "certified", Certified, lambda: (certify_in(stages, self.graph, effort, self.seconds), None)
-            )
+        bounds = analytical_in(stages, self.graph)
+        certified = None if effort == "none" else certify_in(stages, self.graph, effort, self.seconds)
         attained: Local | Attained
         if self.samples is None and effort != "none":
             attained = stages.once("ascent", Attained, lambda: self._ascent(stages.progress))
@@ -132,7 +126,7 @@ class _Job:
             certified=certified,
             attained=stages.filed(attained),
             slack=lost,
-            provenance=provenance(started, clock, self.seed, self.device),
+            provenance=provenance(start, self.seed, self.device),
         )  # fmt: skip
 
     def _points(self) -> Samples:

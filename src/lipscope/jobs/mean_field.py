@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +15,7 @@ from ..results import MeanField, MeanFieldReport
 from .folder import MEAN_FIELD
 from .stages import (
     Stages,
+    Start,
     check_device,
     completed,
     data_info,
@@ -66,7 +65,7 @@ def compare_mean_field(
         RunFolderError: the folder cannot be used.
         ValueError: a number is not positive.
     """
-    clock, started = time.perf_counter(), datetime.now(UTC).isoformat(timespec="seconds")
+    start = Start.now()
     check_device(device)
     graph, given = network_and_data(module, input_shape, data, preprocess)
 
@@ -90,7 +89,7 @@ def compare_mean_field(
             model=model_info(graph, name or type(module).__name__),
             data=given and data_info(given),
             mean_field=found,
-            provenance=provenance(started, clock, seed, device),
+            provenance=provenance(start, seed, device),
         )
 
     return completed(output, key, MeanFieldReport, MEAN_FIELD, run, progress)

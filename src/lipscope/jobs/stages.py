@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 import platform
 import sys
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -23,9 +24,10 @@ from ..data.files import printable
 from ..errors import DataError, ModelError
 from ..graph import Graph, from_torch
 from ..progress import Progress
-from ..quantities import Pair
+from ..quantities import Pair, analytical
 from ..quantities.checkpoint import State, no_checkpoint
 from ..results import (
+    Analytical,
     Certified,
     Cost,
     DataInfo,
@@ -120,10 +122,23 @@ def _filed(record: Record) -> dict[str, Any]:
     return {} if witness is None else {"witness": witness.model_copy(update={"file": WITNESS})}
 
 
+def analytical_in(stages: Stages, graph: Graph) -> Analytical:
+    """The bound by norms, as a stage."""
+    return stages.once("analytical", Analytical, lambda: (analytical(graph, stages.progress), None))
+
+
 def certify_in(
     stages: Stages, graph: Graph, effort: Effort, seconds: float | None, enough: float = 0.0
 ) -> Certified:
-    """The best certificate within the effort, or the first ≤ `enough`; kept in the run folder as it improves."""
+    """As a stage, the best certificate within the effort, or the first ≤ `enough`; kept as it improves."""
+    return stages.once(
+        "certified", Certified, lambda: (_best_certificate(stages, graph, effort, seconds, enough), None)
+    )
+
+
+def _best_certificate(
+    stages: Stages, graph: Graph, effort: Effort, seconds: float | None, enough: float
+) -> Certified:
     started = time.perf_counter()
     for certificate in improve(graph, effort, seconds, stages.progress, enough=enough):
         best = certificate
@@ -201,11 +216,6 @@ def identity(graph: Graph, samples: Samples | None, asked: object) -> dict[str, 
     }
 
 
-def digest(x: Tensor) -> str:
-    """SHA-256 of the values in float64, by which a tensor that was asked for enters an identity."""
-    return hashlib.sha256(x.detach().to("cpu", torch.float64).contiguous().numpy().tobytes()).hexdigest()
-
-
 def model_info(graph: Graph, label: str) -> ModelInfo:
     """What was analysed."""
     return ModelInfo(
@@ -228,10 +238,21 @@ def data_info(samples: Samples) -> DataInfo:
     )
 
 
-def provenance(
-    started: str, clock: float, seed: int, device: str = "cpu", dtype: str = "float32"
-) -> Provenance:
-    """How to get the same result again; `clock` is the performance counter at the start."""
+@dataclass(frozen=True)
+class Start:
+    """When a job began: the date, ISO 8601 in UTC, and the performance counter in seconds."""
+
+    date: str
+    clock: float
+
+    @classmethod
+    def now(cls) -> Start:
+        """The present moment."""
+        return cls(datetime.now(UTC).isoformat(timespec="seconds"), time.perf_counter())
+
+
+def provenance(start: Start, seed: int, device: str = "cpu", dtype: str = "float32") -> Provenance:
+    """How to get the same result again."""
     return Provenance(
         lipscope=__version__,
         torch=str(torch.__version__),
@@ -242,8 +263,8 @@ def provenance(
         dtype=dtype,
         seed=seed,
         command=printable(" ".join([Path(sys.argv[0]).name, *sys.argv[1:]])),
-        started=started,
-        seconds=time.perf_counter() - clock,
+        started=start.date,
+        seconds=time.perf_counter() - start.clock,
         peak_memory_bytes=_peak_memory(),
     )
 

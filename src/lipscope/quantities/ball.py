@@ -80,7 +80,7 @@ def ball(
         method=best,
         source="slopes by interval bounds, distances and linear relaxation (Zhang et al. 2018)",
         cost=Cost(seconds=time.perf_counter() - started),
-        center=hashlib.sha256(region.center.numpy().tobytes()).hexdigest(),
+        center=center_digest(region.center),
         radius=region.radius,
         ball_norm=ball_norm,
         norm=norm,
@@ -97,6 +97,12 @@ def ball(
             for i, layer in exact.nonlinear().items()
         ],
     )
+
+
+def center_digest(center: Tensor) -> str:
+    """SHA-256 of a centre's values in float64, in any shape and on any device: what records and identities know it by."""
+    values = center.detach().to("cpu", torch.float64).contiguous()
+    return hashlib.sha256(values.numpy().tobytes()).hexdigest()
 
 
 def _no_bound(graph: Graph, regions: Sequence[Region], slopes: LocalSlopes, norm: Norm) -> NoBound:

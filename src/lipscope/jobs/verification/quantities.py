@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,6 +12,7 @@ from torch import Tensor
 from ...certificates import verify
 from ...errors import CertificateError, DataError, LipscopeError
 from ...quantities import analytical, ball, evaluate_pair, exact, operator_product
+from ...quantities.ball import center_digest
 from ...quantities.witness import vector_norm
 from ...results import (
     Analytical,
@@ -127,7 +127,7 @@ class _Checker:
             return claim.checked(None, "the centre of its ball is not stored")
         if (claim.radius, claim.ball_norm) != (region.radius, region.norm):
             return claim.checked(None, "it is about another ball")
-        if hashlib.sha256(center.numpy().tobytes()).hexdigest() != claim.center:
+        if center_digest(center) != claim.center:
             return claim.checked(None, "the stored centre is not that of its ball")
         found = ball(
             self.run.graph, center, region.radius, ball_norm=region.norm, norm=claim.norm, seconds=BALL_SECONDS
