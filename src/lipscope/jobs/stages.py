@@ -96,22 +96,22 @@ class Stages:
     def finish(self, file: str, report: Report) -> None:
         """Write report, witnesses and, for kinds that have one, the page to the run folder; nothing without one."""
         if self.folder is not None:
-            arrays = {key: tensor.numpy() for key, tensor in self.witnesses.items()}
+            page = _page(report, lambda: {key: tensor.numpy() for key, tensor in self.witnesses.items()})
             # The record comes last: with it the run is done.
-            self.folder.finish(_page(report, arrays) | {file: report.to_json()}, self.witnesses)
+            self.folder.finish(page | {file: report.to_json()}, self.witnesses)
 
     def restore_page(self, report: Report) -> None:
         """Write the page of a finished run if somebody removed it."""
-        if self.folder is not None and not (self.folder.path / REPORT).exists():
-            for name, text in _page(report, read_arrays(self.folder.path)).items():
+        if self.folder is not None and not (path := self.folder.path / REPORT).exists():
+            for name, text in _page(report, lambda: read_arrays(path.parent)).items():
                 self.folder.write_text(name, text)
 
 
-def _page(report: Report, arrays: Mapping[str, np.ndarray]) -> dict[str, str]:
-    """The report's page by its file's name; empty for kinds that have none."""
+def _page(report: Report, arrays: Callable[[], Mapping[str, np.ndarray]]) -> dict[str, str]:
+    """The report's page by its file's name, with pictures of the stored inputs; empty for kinds that have none."""
     from ..report import has_page, render_html
 
-    return {REPORT: render_html(report, arrays)} if has_page(report) else {}
+    return {REPORT: render_html(report, arrays())} if has_page(report) else {}
 
 
 def _filed(record: Record) -> dict[str, Any]:
