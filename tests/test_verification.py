@@ -109,6 +109,13 @@ def put(raw: Any, path: tuple[str | int, ...], value: Any) -> None:
     raw[path[-1]] = value(raw[path[-1]]) if callable(value) else value
 
 
+def put_alone(file: Path, path: tuple[str | int, ...], value: Any) -> None:
+    """Replace one value in a record's file, and leave what is derived from it."""
+    raw = json.loads(file.read_text("utf-8"))
+    put(raw, path, value)
+    file.write_text(json.dumps(raw))
+
+
 def bounds(raw: dict[str, Any]) -> Iterator[dict[str, Any]]:
     """The records of bounds in the JSON of any command."""
     yield from raw.get("bounds", [])
@@ -208,9 +215,7 @@ def test_derived_numbers_that_disagree_are_found(
     run: str, path: tuple[str | int, ...], value: Any, place: Path, graph: lipscope.Graph
 ) -> None:
     file = place / run / FILES[run][0]
-    raw = json.loads(file.read_text("utf-8"))
-    put(raw, path, value)
-    file.write_text(json.dumps(raw))
+    put_alone(file, path, value)
     with pytest.raises(DataError, match=rf"{file.name} was altered: it says {'.'.join(map(str, path))}"):
         verify_run(place / run, graph)
 
@@ -514,9 +519,7 @@ def test_impossible_numbers_are_refused(
     run: str, path: tuple[str | int, ...], value: Any, place: Path, graph: lipscope.Graph
 ) -> None:
     file = place / run / FILES[run][0]
-    raw = json.loads(file.read_text("utf-8"))
-    put(raw, path, value)
-    file.write_text(json.dumps(raw))
+    put_alone(file, path, value)
     with pytest.raises(DataError, match=f"not a result file: {'.'.join(map(str, path))}"):
         verify_run(place / run, graph)
 
